@@ -1,0 +1,95 @@
+"""Phase 1.2, the spatial resolution test: one autoencoder with 3, 4 and 5 downsampling steps.
+
+    python -m imginav_jax.main --config=configs/phase1_2.py:R1 --config.data.manifest=/path/to/layouts.csv
+
+The argument is an experiment, and after a comma a preset:
+
+    R1   3 steps, 64x64 latent at 512x512,  8x compression,    786,143 parameters
+    R2   4 steps, 32x32 latent,            16x compression,  3,119,455 parameters
+    R3   5 steps, 16x16 latent,            32x compression, 12,406,367 parameters
+
+    R1,quick   the same model on 128x128 synthetic layouts, small enough for two CPU cores
+
+Any field below is overridden on the command line: --config.batch_size=8, --config.model.base_channels=64.
+"""
+
+from ml_collections import config_dict
+
+DOWNSAMPLING_STEPS = {"R1": 3, "R2": 4, "R3": 5}
+PRESETS = ("full", "quick")
+
+# Phase 1.1's winner.
+LATENT_CHANNELS = 16
+BASE_CHANNELS = 32
+
+
+def get_config(argument: str = "R1") -> config_dict.ConfigDict:
+    """The config of "R1", "R2" or "R3", of "R1,quick" and so on; ValueError lists what there is."""
+    experiment, _, preset = argument.partition(",")
+    if experiment not in DOWNSAMPLING_STEPS:
+        raise ValueError(f'unknown experiment "{experiment}"; valid ones are {", ".join(DOWNSAMPLING_STEPS)}')
+    if (preset or "full") not in PRESETS:
+        raise ValueError(f'unknown preset "{preset}"; valid ones are {", ".join(PRESETS)}')
+    config = _full(experiment)
+    return _quick(config) if preset == "quick" else config
+
+
+def _full(experiment: str) -> config_dict.ConfigDict:
+    steps = DOWNSAMPLING_STEPS[experiment]
+    config = config_dict.ConfigDict()
+    config.name = f"phase1_2_AE_{experiment}_ds{steps}"  # names every output
+    config.phase_dir = "outputs/phase1_2_spatial_resolution"  # copies for the comparison of the runs
+    config.seed = 42  # of the initial weights and the shuffle
+    config.batch_size = 16  # images a step, over all devices together
+    config.num_epochs = 10
+    config.precision = "float32"  # of the convolutions: float32 or bfloat16; parameters are always float32
+    config.num_devices = 0  # to train on; 0: all there are
+
+    config.model = config_dict.ConfigDict()
+    config.model.latent_channels = LATENT_CHANNELS
+    config.model.base_channels = BASE_CHANNELS  # of the first stage, doubled by each step; a multiple of 16
+    config.model.downsampling_steps = steps  # 1 to 7; each halves height and width
+    config.model.remat = False  # recompute activations in the backward pass: less memory, more time
+
+    config.data = config_dict.ConfigDict()
+    config.data.manifest = config_dict.placeholder(str)  # path of layouts.csv; none: synthetic layouts
+    config.data.root = config_dict.placeholder(str)  # folder no layout path may leave; none: the manifest's, unbounded
+    config.data.image_size = 512  # pixels, height and width; must divide by 2**downsampling_steps
+    config.data.synthetic_size = 1024  # synthetic layouts to draw where there is no manifest
+    config.data.validation_fraction = 0.2  # of the layouts, in (0, 1)
+    config.data.seed = 42  # of the split and the synthetic layouts; keep it to compare runs
+    config.data.cache_dir = "~/.cache/imginav_jax"  # where prepared data sets live
+    config.data.num_workers = 0  # processes that decode; 0: threads of the training process
+
+    config.optimizer = config_dict.ConfigDict()
+    config.optimizer.learning_rate = 1e-4  # constant
+    config.optimizer.weight_decay = 0.01  # decoupled, on every parameter
+
+    config.loss = config_dict.ConfigDict()  # weights of the three terms
+    config.loss.mse = 1.0  # RGB, on [-1, 1]
+    config.loss.segmentation = 0.05  # cross-entropy, nats
+    config.loss.classification = 0.01  # room/scene cross-entropy, nats
+
+    config.early_stopping = config_dict.ConfigDict()
+    config.early_stopping.patience = 3  # epochs without improvement before the run stops
+    config.early_stopping.min_delta = 1e-4  # what counts as improvement of the validation loss
+
+    config.checkpoint = config_dict.ConfigDict()
+    config.checkpoint.every_epochs = 5  # kept for good; the latest epoch and the best are kept anyway
+    config.checkpoint.every_minutes = 15.0  # within an epoch; 0: at the end of epochs only
+
+    config.samples = config_dict.ConfigDict()
+    config.samples.every_epochs = 5
+    config.samples.count = 8  # validation layouts in a sample picture
+    return config
+
+
+def _quick(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    config.name += "_quick"
+    config.batch_size = 8
+    config.num_epochs = 5
+    config.data.image_size = 128
+    config.data.synthetic_size = 320
+    config.optimizer.learning_rate = 2e-3
+    config.samples.every_epochs = 1
+    return config

@@ -1,0 +1,245 @@
+"""From a manifest to a prepared data set on disk: checked once, built once, reused while nothing changes."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+import tensorflow_datasets as tfds
+
+from imginav_jax.datasets import imginav_layouts, layout_file, palette, split, synthetic
+from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
+from imginav_jax.datasets.manifest import Manifest, Row, read_manifest
+from imginav_jax.errors import UserError
+from imginav_jax.progress import Progress, logger
+
+OFF_PALETTE_LIMIT = 0.02  # share of all pixels
+TRAIN, VALIDATION = "train", "validation"
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What decides the content of a prepared data set.
+
+    Attributes:
+      manifest: path of a layouts.csv; None for synthetic layouts.
+      root: folder that no layout path may leave; None for the manifest's folder, unbounded.
+      image_size: height and width that every layout must have, in pixels.
+      synthetic_size: how many synthetic layouts to draw where there is no manifest.
+      validation_fraction: share of the layouts to validate on, in (0, 1).
+      seed: of the split, and of the synthetic layouts.
+    """
+
+    manifest: str | None
+    root: str | None
+    image_size: int
+    synthetic_size: int
+    validation_fraction: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedData:
+    """A data set that is complete on disk."""
+
+    directory: Path  # for tfds.builder_from_directory
+    key: str  # changes with the layouts, the palette, the split and the builder's version
+    manifest: Path
+    synthetic: bool
+    skipped_empty: int
+    skipped_without_path: int
+    facts: dict[str, Any]  # as stored with the data set
+
+    @property
+    def kind(self) -> str:
+        """The word that stamps every output."""
+        return "synthetic" if self.synthetic else "manifest"
+
+
+def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
+    """The data set of `spec` under `cache_dir`, built there unless it is there already.
+
+    Raises:
+      UserError: the manifest or a layout cannot be used, or the cache cannot be written.
+    """
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        path = _draw_synthetic(spec, cache_dir) if spec.manifest is None else Path(spec.manifest)
+        manifest = read_manifest(path, spec.root if spec.manifest else None)
+        layouts = _read_layouts(manifest, spec.image_size)
+        key = _content_key(spec, layouts)
+        directory = _build_once(cache_dir / key, lambda folder: _build(spec, manifest, layouts, key, folder))
+    except OSError as error:
+        raise UserError(f"cannot prepare the data set in {cache_dir} (data.cache_dir): {error}") from None
+    builder_dir = directory / "imginav_layouts" / imginav_layouts.VERSION
+    facts = tfds.builder_from_directory(builder_dir).info.metadata
+    return PreparedData(
+        builder_dir,
+        key,
+        manifest.path,
+        spec.manifest is None,
+        manifest.skipped_empty,
+        manifest.skipped_without_path,
+        dict(facts or {}),
+    )
+
+
+def _draw_synthetic(spec: DataSpec, cache_dir: Path) -> Path:
+    name = f"synthetic-v{synthetic.VERSION}-{spec.synthetic_size}x{spec.image_size}px-seed{spec.seed}"
+
+    def draw(folder: Path) -> None:
+        with Progress("Drawing synthetic layouts", spec.synthetic_size, "layouts") as progress:
+            synthetic.write_manifest(folder, spec.synthetic_size, spec.image_size, spec.seed, progress.advance)
+
+    return _build_once(cache_dir / name, draw) / "layouts.csv"
+
+
+def _read_layouts(manifest: Manifest, image_size: int) -> list[Layout]:
+    """Every usable row with its content's digest; all bad rows are reported together."""
+
+    def digest(row: Row) -> str:
+        return hashlib.sha256(layout_file.read_layout(row.path, image_size)).hexdigest()
+
+    digests = _for_each_row(manifest, manifest.rows, digest, "Reading layouts")
+    if manifest.problems:
+        # Damaged pixels are found by decoding only: look for them now, so that one run reports every bad row.
+        good = [row for row, value in zip(manifest.rows, digests, strict=True) if value is not None]
+        _for_each_row(manifest, good, lambda row: _inspect(row, image_size), "Checking layouts")
+        manifest.raise_problems()
+    if not manifest.rows:
+        raise UserError(
+            f"{manifest.path} leaves no layout: {manifest.skipped_empty} rows have is_empty true, "
+            f"{manifest.skipped_without_path} have no layout_path"
+        )
+    seen: Counter[str] = Counter()
+    layouts = []
+    for row, content in zip(manifest.rows, digests, strict=True):
+        name = f"{row.scene_id}/{row.type}/{row.room_id}"
+        seen[name] += 1
+        layouts.append(Layout(name if seen[name] == 1 else f"{name}#{seen[name]}", row, content or ""))
+    return layouts
+
+
+def _for_each_row(manifest: Manifest, rows: Sequence[Row], work: Callable[[Row], _T], what: str) -> list[_T | None]:
+    """`work` on every row, over all cores; a row that fails gives None and a problem in the manifest."""
+
+    def guarded(row: Row) -> _T | UserError:
+        try:
+            return work(row)
+        except UserError as error:
+            return error
+
+    results: list[_T | None] = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, Progress(what, len(rows), "layouts") as progress:
+        for row, result in zip(rows, pool.map(guarded, rows), strict=True):
+            if isinstance(result, UserError):
+                manifest.problems.append(f"row {row.line}: {result}")
+            results.append(None if isinstance(result, UserError) else result)
+            progress.advance()
+    return results
+
+
+def _inspect(row: Row, image_size: int) -> layout_file.Pixels:
+    return layout_file.inspect_layout(row.path, layout_file.read_layout(row.path, image_size))
+
+
+def _content_key(spec: DataSpec, layouts: Sequence[Layout]) -> str:
+    """Sixteen hex digits that change whenever the prepared records would; paths are not part of it."""
+    content = {
+        "version": imginav_layouts.VERSION,
+        "palette": palette.COLORS.tolist(),
+        "image_size": spec.image_size,
+        "validation_fraction": spec.validation_fraction,
+        "seed": spec.seed,
+        "layouts": [(layout.row.scene_id, layout.row.type, layout.row.room_id, layout.digest) for layout in layouts],
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _build_once(directory: Path, build: Callable[[Path], None]) -> Path:
+    """`directory`, filled by `build` unless it exists; it appears whole or not at all, whoever else wants it."""
+    if directory.exists():
+        return directory
+    lock = filelock.FileLock(f"{directory}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        logger.info("Another job is preparing %s; waiting for it", directory)
+        lock.acquire()
+    try:
+        if not directory.exists():
+            incomplete = directory.with_name(directory.name + ".incomplete")
+            shutil.rmtree(incomplete, ignore_errors=True)  # of a job that was killed: the lock says none is at work
+            incomplete.mkdir()
+            build(incomplete)
+            incomplete.rename(directory)
+    finally:
+        lock.release()
+    return directory
+
+
+def _build(spec: DataSpec, manifest: Manifest, layouts: Sequence[Layout], key: str, folder: Path) -> None:
+    found = _for_each_row(manifest, manifest.rows, lambda row: _inspect(row, spec.image_size), "Checking layouts")
+    manifest.raise_problems()
+    pixels = [each for each in found if each is not None]
+    digests = [each.digest for each in pixels]
+    held_out = split.validation_mask(
+        [layout.row.scene_id for layout in layouts], digests, spec.validation_fraction, spec.seed
+    )
+    splits = {
+        TRAIN: [layout for layout, held in zip(layouts, held_out, strict=True) if not held],
+        VALIDATION: [layout for layout, held in zip(layouts, held_out, strict=True) if held],
+    }
+    facts = {
+        "key": key,
+        "scenes": len({layout.row.scene_id for layout in layouts}),
+        "duplicates": len(digests) - len(set(digests)),
+        "off_palette_pixels": _count_off_palette(manifest, pixels, spec.image_size),
+    }
+    with Progress("Writing the data set", len(layouts), "layouts") as progress:
+        counted = {name: _Counted(each, progress) for name, each in splits.items()}
+        builder = ImginavLayouts(counted, spec.image_size, facts, folder)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces downloads, and there are none
+            builder.download_and_prepare()
+    shutil.rmtree(folder / "downloads", ignore_errors=True)
+
+
+class _Counted(Sequence[Layout]):
+    """Layouts that report to a progress bar as they are taken."""
+
+    def __init__(self, layouts: Sequence[Layout], progress: Progress):
+        self._layouts, self._progress = layouts, progress
+
+    def __len__(self) -> int:
+        return len(self._layouts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._layouts[index]
+
+    def __iter__(self) -> Iterator[Layout]:
+        for layout in self._layouts:
+            yield layout
+            self._progress.advance()
+
+
+def _count_off_palette(manifest: Manifest, pixels: Sequence[layout_file.Pixels], image_size: int) -> int:
+    count = sum(each.off_palette for each in pixels)
+    share = count / (len(pixels) * image_size**2)
+    if share > OFF_PALETTE_LIMIT:
+        worst, row = max(zip((each.off_palette for each in pixels), manifest.rows, strict=True), key=lambda pair: pair[0])
+        raise UserError(
+            f"{manifest.path}: {share:.1%} of the pixels are off the palette, at most {OFF_PALETTE_LIMIT:.0%} may be; "
+            f"most in row {row.line}, {row.path} ({worst / image_size**2:.1%})"
+        )
+    return count

@@ -1,0 +1,32 @@
+"""When the best epoch was, and when to stop waiting for a better one."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass
+class EarlyStopping:
+    """Two questions kept apart: any fall of the loss is a new best, only one by `min_delta` ends the waiting."""
+
+    patience: int  # epochs
+    min_delta: float
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    best_step: int = 0
+    reference_loss: float = math.inf  # what the next epoch must beat by min_delta
+    waited: int = 0  # epochs since it did
+
+    def update(self, loss: float, epoch: int, step: int) -> bool:
+        """Takes an epoch's validation loss; True if it is the lowest so far."""
+        if loss < self.reference_loss - self.min_delta:
+            self.reference_loss, self.waited = loss, 0
+        else:
+            self.waited += 1
+        if loss >= self.best_loss:
+            return False
+        self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
+        return True
+
+    @property
+    def should_stop(self) -> bool:
+        return self.waited >= self.patience

@@ -1,0 +1,98 @@
+"""Evaluation over a whole split, and pictures of what the model makes of a few layouts."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw
+
+from imginav_jax import metrics
+from imginav_jax.batch import Batch
+from imginav_jax.datasets import palette
+from imginav_jax.model import Params
+from imginav_jax.steps import EvalMetrics
+
+_CAPTION_HEIGHT = 24  # pixels
+_GAP = 4  # pixels between pictures
+_OFF_PALETTE_COLOR = (0, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Means over every image of a split, each counted once."""
+
+    mse_rgb: float
+    ce_segmentation: float  # nats
+    ce_classification: float  # nats
+    room_scene_accuracy: float
+    confusion: Int[np.ndarray, "classes classes"]  # pixels by [true, predicted]
+
+    def columns(self) -> dict[str, float]:
+        """The metrics of an epoch's row, by column name; NaN for a class neither present nor predicted."""
+        iou = metrics.iou_per_class(self.confusion)
+        return {
+            "val_PSNR": metrics.psnr(self.mse_rgb),
+            "val_mIoU": metrics.mean_iou(self.confusion),
+            "val_pixel_accuracy": metrics.pixel_accuracy(self.confusion),
+            "val_room_scene_accuracy": self.room_scene_accuracy,
+            **{f"val_IoU_{name}": float(value) for name, value in zip(palette.CLASS_NAMES, iou, strict=True)},
+        }
+
+
+def evaluate(
+    eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, batches: Iterable[Batch]
+) -> Evaluation:
+    """Sums over images on the host in float64 and divides once, so batches and padding leave no trace.
+
+    Raises:
+      ValueError: there is no image.
+    """
+    # Fetched after the loop: nothing waits for the device between batches.
+    results: list[EvalMetrics] = jax.device_get([eval_step(params, batch) for batch in batches])
+    if not results:
+        raise ValueError("an evaluation needs at least one batch")
+
+    def mean(values: Sequence[np.ndarray]) -> float:
+        kept = np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])
+        return float(kept.astype(np.float64).mean())
+
+    return Evaluation(
+        mean([each.losses.mse_rgb for each in results]),
+        mean([each.losses.ce_segmentation for each in results]),
+        mean([each.losses.ce_classification for each in results]),
+        mean([each.room_scene_correct for each in results]),
+        np.sum([each.confusion for each in results], axis=0, dtype=np.int64),
+    )
+
+
+def spread_indices(length: int, count: int) -> list[int]:
+    """At most `count` indices, evenly spread over `range(length)`."""
+    return sorted({round(position) for position in np.linspace(0, length - 1, min(count, length))})
+
+
+def color_classes(classes: UInt8[np.ndarray, "b h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    return palette.COLORS[classes]
+
+
+def true_classes_in_color(images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """The ground truth of the segmentation; black where a pixel is off the palette and so has no class."""
+    colors = np.array(_OFF_PALETTE_COLOR, np.uint8)
+    return np.where(palette.on_palette(images)[..., None], images, colors)
+
+
+def side_by_side(
+    left: UInt8[np.ndarray, "b h w 3"], right: UInt8[np.ndarray, "b h w 3"], captions: tuple[str, str]
+) -> Image.Image:
+    """One row an image at full resolution, the left and the right version, under a caption each."""
+    count, height, width, _ = left.shape
+    size = (2 * width + _GAP, _CAPTION_HEIGHT + count * (height + _GAP) - _GAP)
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
+    for column, (images, caption) in enumerate(zip((left, right), captions, strict=True)):
+        x = column * (width + _GAP)
+        draw.text((x + _GAP, _CAPTION_HEIGHT // 2), caption, fill="black", anchor="lm")
+        for row, image in enumerate(images):
+            grid.paste(Image.fromarray(image), (x, _CAPTION_HEIGHT + row * (height + _GAP)))
+    return grid

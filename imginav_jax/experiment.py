@@ -1,0 +1,143 @@
+"""From a config to what the program works with: checked values, and what is derived from them.
+
+Derived here, after the command line's overrides have been applied, never in `get_config`.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from imginav_jax.datasets.preparation import DataSpec
+from imginav_jax.errors import UserError
+from imginav_jax.model import NORM_GROUPS, AutoencoderConfig
+from imginav_jax.steps import LossWeights
+
+PRECISIONS = ("float32", "bfloat16")
+MAX_DOWNSAMPLING_STEPS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config that has passed every check that needs no data and no device."""
+
+    config: ConfigDict
+    model: AutoencoderConfig
+    weights: LossWeights
+    data: DataSpec
+    cache_dir: Path
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def fingerprint(self, data_key: str) -> dict[str, Any]:
+        """What must not change between a run and its continuation, by config key."""
+        config = self.config
+        fields = {f"model.{key}": value for key, value in config.model.items() if key != "remat"}
+        fields |= {f"optimizer.{key}": value for key, value in config.optimizer.items()}
+        fields |= {f"loss.{key}": value for key, value in config.loss.items()}
+        return {
+            "name": config.name,
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            "precision": config.precision,
+            **fields,
+            "data.image_size": config.data.image_size,
+            "data set": data_key,
+        }
+
+
+def from_config(config: ConfigDict) -> Experiment:
+    """Checks the config's values.
+
+    Raises:
+      UserError: a value is out of range, or two do not fit together; names the key.
+    """
+    _check_positive(config)
+    _check_model(config)
+    _check_choices(config)
+    data = config.data
+    return Experiment(
+        config,
+        AutoencoderConfig(
+            latent_channels=config.model.latent_channels,
+            base_channels=config.model.base_channels,
+            downsampling_steps=config.model.downsampling_steps,
+            compute_dtype=config.precision,
+            remat=config.model.remat,
+        ),
+        LossWeights(config.loss.mse, config.loss.segmentation, config.loss.classification),
+        DataSpec(data.manifest, data.root, data.image_size, data.synthetic_size, data.validation_fraction, data.seed),
+        Path(data.cache_dir).expanduser(),
+    )
+
+
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise UserError(f"config.{key} is {value}, expected {expected}")
+
+
+def _check_positive(config: ConfigDict) -> None:
+    for key in (
+        "batch_size",
+        "num_epochs",
+        "model.latent_channels",
+        "model.base_channels",
+        "data.image_size",
+        "data.synthetic_size",
+        "early_stopping.patience",
+        "checkpoint.every_epochs",
+        "samples.every_epochs",
+        "samples.count",
+        "optimizer.learning_rate",
+    ):
+        value = _lookup(config, key)
+        _require(value > 0, key, value, "a number above 0")
+    for key in (
+        "seed",
+        "num_devices",
+        "data.seed",
+        "data.num_workers",
+        "optimizer.weight_decay",
+        "loss.mse",
+        "loss.segmentation",
+        "loss.classification",
+        "early_stopping.min_delta",
+        "checkpoint.every_minutes",
+    ):
+        value = _lookup(config, key)
+        _require(value >= 0, key, value, "0 or more")
+
+
+def _lookup(config: ConfigDict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _check_model(config: ConfigDict) -> None:
+    steps, base = config.model.downsampling_steps, config.model.base_channels
+    _require(
+        1 <= steps <= MAX_DOWNSAMPLING_STEPS, "model.downsampling_steps", steps, f"1 to {MAX_DOWNSAMPLING_STEPS}"
+    )
+    _require(
+        base % (2 * NORM_GROUPS) == 0,
+        "model.base_channels",
+        base,
+        f"a multiple of {2 * NORM_GROUPS}: half of it divides into the {NORM_GROUPS} groups of the norms",
+    )
+    size = config.data.image_size
+    _require(size % 2**steps == 0, "data.image_size", size, f"a multiple of {2**steps} for {steps} downsampling steps")
+
+
+def _check_choices(config: ConfigDict) -> None:
+    fraction, workers, cores = config.data.validation_fraction, config.data.num_workers, len(os.sched_getaffinity(0))
+    _require(config.precision in PRECISIONS, "precision", config.precision, " or ".join(PRECISIONS))
+    _require(0 < fraction < 1, "data.validation_fraction", fraction, "a share between 0 and 1")
+    _require(workers <= cores, "data.num_workers", workers, f"at most {cores}, the cores of this job")
+    _require(bool(config.name) and "/" not in config.name, "name", repr(config.name), "a file name without /")
+    if config.data.root is not None:
+        _require(config.data.manifest is not None, "data.root", config.data.root, "a data.manifest with it")

@@ -1,0 +1,90 @@
+"""Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import grain
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from imginav_jax.batch import Batch
+from imginav_jax.datasets.layout_file import decode_layout
+
+_DECODING_THREADS = 16
+_HOST_BATCHES = 4  # decoded ahead of the device
+_DEVICE_BATCHES = 2  # on the device ahead of the step
+
+
+class LayoutSource:
+    """Random access to one split of a prepared data set, as `grain.MapDataset.source` wants it."""
+
+    def __init__(self, directory: Path, split: str):
+        decoders = cast(Any, {"image": tfds.decode.SkipDecoding()})
+        self._records = tfds.builder_from_directory(directory).as_data_source(split, decoders=decoders)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        return {**self._records[int(index)], "index": int(index)}
+
+    def layout_id(self, index: int) -> str:
+        return self._records[index]["layout_id"].decode()
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Training batches are full: what is left over at the end of an epoch's shuffle is not used in it."""
+    return num_examples // batch_size
+
+
+def eval_batches(num_examples: int, batch_size: int) -> int:
+    return -(-num_examples // batch_size)
+
+
+def train_dataset(source: LayoutSource, batch_size: int, num_epochs: int, seed: int) -> grain.MapDataset[Batch]:
+    """All training batches of a run in order: element n is the batch of step n, whatever reads it.
+
+    Every epoch is a new shuffle of the whole split, decided by the seed and the epoch alone.
+    """
+    dataset = grain.MapDataset.source(source).shuffle(seed=seed).map(_decode)
+    return dataset.batch(batch_size, drop_remainder=True).repeat(num_epochs)
+
+
+def eval_dataset(source: LayoutSource, batch_size: int) -> grain.MapDataset[Batch]:
+    """Every example once, in order; the last batch is padded with its first row, masked out."""
+    dataset = grain.MapDataset.source(source).map(_decode)
+    return dataset.batch(batch_size, drop_remainder=False, batch_fn=lambda rows: _batch_and_pad(rows, batch_size))
+
+
+def prefetch(
+    dataset: grain.MapDataset[Batch], sharding: jax.sharding.Sharding, num_workers: int = 0
+) -> Iterator[Batch]:
+    """The batches on the device, read and decoded ahead.
+
+    Args:
+      dataset: of host batches.
+      sharding: where each array's leading axis goes.
+      num_workers: processes that decode; 0 decodes in threads of this one, which is enough for most cards.
+    """
+    threads = grain.ReadOptions(num_threads=_DECODING_THREADS, prefetch_buffer_size=_HOST_BATCHES)
+    batches = dataset.to_iter_dataset(threads)
+    if num_workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(
+        grain.experimental.device_put(
+            batches, sharding, cpu_buffer_size=_HOST_BATCHES, device_buffer_size=_DEVICE_BATCHES
+        )
+    )
+
+
+def _decode(record: dict[str, Any]) -> Batch:
+    """One example, without a batch axis."""
+    image = decode_layout(record["image"])
+    return Batch(image, np.int32(record["type"]), np.int32(record["index"]), np.True_)
+
+
+def _batch_and_pad(rows: list[Batch], batch_size: int) -> Batch:
+    padding = [rows[0]._replace(mask=np.False_)] * (batch_size - len(rows))
+    return Batch(*(np.stack(column) for column in zip(*rows, *padding, strict=True)))

@@ -1,0 +1,58 @@
+"""A progress bar on a terminal, a plain line now and then in a log file."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+logger = logging.getLogger("imginav_jax")
+
+
+class Progress:
+    """Counts `unit`s towards `total`; use it as a context manager.
+
+    Elements done before it starts are `initial`: they count as progress, not as speed.
+    """
+
+    def __init__(self, description: str, total: int, unit: str, initial: int = 0):
+        self._description, self._total, self._unit = description, total, unit
+        self._done = self._initial = initial
+        self._note = ""
+        self._start = self._last_line = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=description, total=total, unit=f" {unit}", initial=initial, leave=False, dynamic_ncols=True
+            )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Counts `count` more; `note` (the loss, say) stands behind the numbers."""
+        self._done += count
+        self._note = note
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            logger.info("%s", self._line())
+
+    def _line(self) -> str:
+        elapsed = time.monotonic() - self._start
+        rate = (self._done - self._initial) / elapsed
+        left = (self._total - self._done) / rate if rate else float("inf")
+        note = f", {self._note}" if self._note else ""
+        return (
+            f"{self._description}: {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, "
+            f"{left:.0f} s left{note}"
+        )
