@@ -24,24 +24,27 @@ class _Preserve:
         return [each.step in (latest, self.best_step) or each.step % self._period == 0 for each in checkpoints]
 
 
+def latest_position(directory: Path) -> dict[str, Any] | None:
+    """The JSON of the latest complete step, None where there is none; reads and changes nothing else."""
+    steps = ocp.utils.checkpoint_steps(directory.absolute()) if directory.exists() else []
+    if not steps:
+        return None
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(directory.absolute() / str(max(steps)) / _POSITION)
+
+
 class Checkpoints:
     """The checkpoints in one directory; close it, or the last save may be lost."""
 
-    def __init__(self, directory: Path, keep_period: int = 1, read_only: bool = False):
-        """`keep_period`: steps whose multiples are kept for good."""
+    def __init__(self, directory: Path, keep_period: int):
+        """Makes the directory where it is missing; steps that are multiples of `keep_period` are kept for good."""
         self._preserve = _Preserve(keep_period)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._preserve,
-            cleanup_tmp_directories=not read_only,  # of a job that was killed while it saved
-            create=not read_only,
-            read_only=read_only,
+            cleanup_tmp_directories=True,  # of a job that was killed while it saved
         )
         handlers = {_STATE: ocp.StandardCheckpointHandler(), _POSITION: ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
-
-    @property
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
 
     def save(self, step: int, state: Any, position: dict[str, Any], best_step: int) -> None:
         """Starts a save in the background, unless this step is saved already; errors come from this or a later call.
@@ -57,10 +60,6 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             self._manager.save(step, args=items)
 
-    def position(self, step: int) -> dict[str, Any]:
-        """The JSON of a step, without its arrays."""
-        return self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))[_POSITION]
-
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, onto the shapes, dtypes and shardings of `abstract_state`.
 
@@ -72,7 +71,10 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         return self._manager.restore(step, args=items)[_STATE]
 
-    def close(self) -> None:
-        """Waits for the last save; raises what went wrong with it."""
+    def wait(self) -> None:
+        """Until the last save is on disk; raises what went wrong with it."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
         self._manager.close()

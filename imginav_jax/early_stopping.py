@@ -2,6 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
+
+_REMEMBERED = ("best_loss", "best_epoch", "best_step", "reference_loss", "waited")
 
 
 @dataclasses.dataclass
@@ -26,6 +30,14 @@ class EarlyStopping:
             return False
         self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
         return True
+
+    def dump(self) -> dict[str, Any]:
+        """What `load` takes back: all but the limits, which may change between two parts of a run."""
+        return {name: getattr(self, name) for name in _REMEMBERED}
+
+    def load(self, dumped: Mapping[str, Any]) -> None:
+        for name in _REMEMBERED:
+            setattr(self, name, dumped[name])
 
     @property
     def should_stop(self) -> bool:

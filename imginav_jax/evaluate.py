@@ -12,7 +12,7 @@ from imginav_jax import metrics
 from imginav_jax.batch import Batch
 from imginav_jax.datasets import palette
 from imginav_jax.model import Params
-from imginav_jax.steps import EvalMetrics
+from imginav_jax.steps import EvalMetrics, Losses
 
 _CAPTION_HEIGHT = 24  # pixels
 _GAP = 4  # pixels between pictures
@@ -23,9 +23,7 @@ _OFF_PALETTE_COLOR = (0, 0, 0)
 class Evaluation:
     """Means over every image of a split, each counted once."""
 
-    mse_rgb: float
-    ce_segmentation: float  # nats
-    ce_classification: float  # nats
+    losses: Losses
     room_scene_accuracy: float
     confusion: Int[np.ndarray, "classes classes"]  # pixels by [true, predicted]
 
@@ -33,7 +31,7 @@ class Evaluation:
         """The metrics of an epoch's row, by column name; NaN for a class neither present nor predicted."""
         iou = metrics.iou_per_class(self.confusion)
         return {
-            "val_PSNR": metrics.psnr(self.mse_rgb),
+            "val_PSNR": metrics.psnr(self.losses.mse_rgb),
             "val_mIoU": metrics.mean_iou(self.confusion),
             "val_pixel_accuracy": metrics.pixel_accuracy(self.confusion),
             "val_room_scene_accuracy": self.room_scene_accuracy,
@@ -59,9 +57,7 @@ def evaluate(
         return float(kept.astype(np.float64).mean())
 
     return Evaluation(
-        mean([each.losses.mse_rgb for each in results]),
-        mean([each.losses.ce_segmentation for each in results]),
-        mean([each.losses.ce_classification for each in results]),
+        Losses(*(mean(values) for values in zip(*(each.losses for each in results), strict=True))),
         mean([each.room_scene_correct for each in results]),
         np.sum([each.confusion for each in results], axis=0, dtype=np.int64),
     )

@@ -1,5 +1,6 @@
 """Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,8 +13,7 @@ import tensorflow_datasets as tfds
 from imginav_jax.batch import Batch
 from imginav_jax.datasets.layout_file import decode_layout
 
-_DECODING_THREADS = 16
-_HOST_BATCHES = 4  # decoded ahead of the device
+_MAX_DECODING_THREADS = 8  # each decodes a batch of its own
 _DEVICE_BATCHES = 2  # on the device ahead of the step
 
 
@@ -68,14 +68,12 @@ def prefetch(
       sharding: where each array's leading axis goes.
       num_workers: processes that decode; 0 decodes in threads of this one, which is enough for most cards.
     """
-    threads = grain.ReadOptions(num_threads=_DECODING_THREADS, prefetch_buffer_size=_HOST_BATCHES)
-    batches = dataset.to_iter_dataset(threads)
+    threads = min(_MAX_DECODING_THREADS, len(os.sched_getaffinity(0)))
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if num_workers:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(
-        grain.experimental.device_put(
-            batches, sharding, cpu_buffer_size=_HOST_BATCHES, device_buffer_size=_DEVICE_BATCHES
-        )
+        grain.experimental.device_put(batches, sharding, cpu_buffer_size=1, device_buffer_size=_DEVICE_BATCHES)
     )
 
 

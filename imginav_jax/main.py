@@ -5,6 +5,7 @@ import runpy
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from imginav_jax.errors import RunError
@@ -17,8 +18,7 @@ flags.mark_flag_as_required("config")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unknown argument {argv[1]}; options are --config, --workdir and --config.KEY=VALUE")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stdout)
-    logging.getLogger("imginav_jax").setLevel(logging.INFO)
+    _log_to_stdout()
 
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
     from imginav_jax import train
@@ -27,6 +27,17 @@ def main(argv: list[str]) -> None:
         train.train(_CONFIG.value, _WORKDIR.value)
     except RunError as error:
         sys.exit(f"error: {error}")
+
+
+def _log_to_stdout() -> None:
+    """This program's lines, with the time; from libraries only warnings, on stderr as absl writes them."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("imginav_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def parse_flags(argv: list[str]) -> list[str]:

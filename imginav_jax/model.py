@@ -8,6 +8,7 @@ correlation kernel over the zero-dilated input, that is PyTorch's kernel flipped
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +17,14 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from imginav_jax import convolutions
+
 NUM_ROOM_TYPES = 2
 NORM_GROUPS = 8
 NORM_EPSILON = 1e-5
 
 Params = dict[str, Any]
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+Operation = Callable[[Array, Array], Array]  # (images, kernel) to images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,58 +81,31 @@ def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
 
 
 class Conv(nnx.Module):
-    """A convolution with bias, padded so that stride 1 keeps the size and a 4x4 stride-2 kernel halves it."""
+    """A convolution and a bias; `operation` says how it steps over the image."""
 
-    def __init__(self, cin: int, cout: int, size: int, *, stride: int = 1, dtype: Any, rngs: nnx.Rngs):
-        fan_in = size * size * cin
+    def __init__(
+        self, operation: Operation, cin: int, cout: int, size: int, fan_in: int, *, dtype: Any, rngs: nnx.Rngs
+    ):
         self.kernel = nnx.Param(_uniform(rngs.params(), (size, size, cin, cout), fan_in))
         self.bias = nnx.Param(_uniform(rngs.params(), (cout,), fan_in))
-        self.stride, self.padding, self.dtype = stride, (size - 1) // 2, dtype
+        self.operation, self.dtype = operation, dtype
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
-        pads = [(self.padding, self.padding)] * 2
-        kernel = self.kernel[...].astype(self.dtype)
-        y = lax.conv_general_dilated(x, kernel, (self.stride,) * 2, pads, dimension_numbers=_DIMENSIONS)
+        y = self.operation(x, self.kernel[...].astype(self.dtype))
         return y + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
 
 
-class ConvTranspose(nnx.Module):
-    """PyTorch's ConvTranspose2d(kernel 4, stride 2, padding 1): doubles height and width."""
-
-    def __init__(self, cin: int, cout: int, *, dtype: Any, rngs: nnx.Rngs):
-        fan_in = 4 * 4 * cout  # PyTorch counts the fan of a transposed kernel by its second axis, the outputs
-        self.kernel = nnx.Param(_uniform(rngs.params(), (4, 4, cin, cout), fan_in))
-        self.bias = nnx.Param(_uniform(rngs.params(), (cout,), fan_in))
-        self.dtype = dtype
-
-    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b 2*h 2*w cout"]:
-        y = upsample_conv(x, self.kernel[...].astype(self.dtype))
-        return y + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
+def _same(cin: int, cout: int, size: int, *, dtype: Any, rngs: nnx.Rngs) -> Conv:
+    return Conv(convolutions.conv, cin, cout, size, size * size * cin, dtype=dtype, rngs=rngs)
 
 
-def upsample_conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b 2*h 2*w cout"]:
-    """The stride-2 transposed convolution, in the form that suits the backend; both forms are the same sum."""
-    if jax.default_backend() == "cpu":
-        return _upsample_conv_by_phase(x, kernel)
-    return _upsample_conv_dilated(x, kernel)
+def _down(channels: int, *, dtype: Any, rngs: nnx.Rngs) -> Conv:
+    return Conv(convolutions.downsample_conv, channels, channels, 4, 4 * 4 * channels, dtype=dtype, rngs=rngs)
 
 
-def _upsample_conv_dilated(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), [(2, 2), (2, 2)], lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
-    )
-
-
-def _upsample_conv_by_phase(x: Array, kernel: Array) -> Array:
-    """One 2x2 convolution into four output phases, then depth-to-space: XLA's CPU has no fast dilated form."""
-    b, h, w, cin = x.shape
-    cout = kernel.shape[-1]
-    # Axes: (tap, phase) along y and x.  Cropping one row and column below swaps the phases, hence the flips.
-    taps = kernel.reshape(2, 2, 2, 2, cin, cout)[:, ::-1, :, ::-1]
-    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, cin, 4 * cout)
-    y = lax.conv_general_dilated(x, taps, (1, 1), [(1, 1), (1, 1)], dimension_numbers=_DIMENSIONS)
-    y = y.reshape(b, h + 1, w + 1, 2, 2, cout).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(b, 2 * h + 2, 2 * w + 2, cout)[:, 1:-1, 1:-1]
+def _up(cin: int, cout: int, *, dtype: Any, rngs: nnx.Rngs) -> Conv:
+    # PyTorch counts the fan of a transposed kernel by its second axis, which is the outputs.
+    return Conv(convolutions.upsample_conv, cin, cout, 4, 4 * 4 * cout, dtype=dtype, rngs=rngs)
 
 
 class NormAct(nnx.Module):
@@ -140,13 +116,16 @@ class NormAct(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, h, w, c = x.shape
-        grouped = x.reshape(b, h * w, NORM_GROUPS, c // NORM_GROUPS).astype(jnp.float32)
-        mean = grouped.mean((1, 3), keepdims=True)
-        variance = grouped.var((1, 3), keepdims=True)
-        y = ((grouped - mean) * lax.rsqrt(variance + NORM_EPSILON)).reshape(b, h, w, c)
-        y = y * self.scale[...].reshape(1, 1, 1, c) + self.bias[...].reshape(1, 1, 1, c)
-        return jax.nn.silu(y).astype(x.dtype)
+        b, _, _, c = x.shape
+        y = x.astype(jnp.float32)
+        # Mean and mean square a channel in one pass over the image, then over each group's channels.
+        moments = jnp.stack([y.mean((1, 2)), jnp.square(y).mean((1, 2))])
+        mean, square = moments.reshape(2, b, NORM_GROUPS, c // NORM_GROUPS).mean(-1)
+        variance = jnp.maximum(square - jnp.square(mean), 0)
+        by_channel = jnp.stack([mean, lax.rsqrt(variance + NORM_EPSILON)]).repeat(c // NORM_GROUPS, axis=-1)
+        mean, inverse = by_channel.reshape(2, b, 1, 1, c)
+        scale = inverse * self.scale[...].reshape(1, 1, 1, c)
+        return jax.nn.silu(y * scale + (self.bias[...].reshape(1, 1, 1, c) - mean * scale)).astype(x.dtype)
 
 
 class Encoder(nnx.Module):
@@ -156,13 +135,13 @@ class Encoder(nnx.Module):
         dtype = jnp.dtype(config.compute_dtype)
         stages, cin = [], 3
         for c in config.stage_channels:
-            conv = Conv(cin, c, 3, dtype=dtype, rngs=rngs)
-            down = Conv(c, c, 4, stride=2, dtype=dtype, rngs=rngs)
+            conv = _same(cin, c, 3, dtype=dtype, rngs=rngs)
+            down = _down(c, dtype=dtype, rngs=rngs)
             stages.append(nnx.List([conv, NormAct(c), down, NormAct(c)]))
             cin = c
         self.stages = nnx.List(stages)
-        self.bottleneck = nnx.List([Conv(cin, cin, 3, dtype=dtype, rngs=rngs), NormAct(cin)])
-        self.to_latent = Conv(cin, config.latent_channels, 1, dtype=dtype, rngs=rngs)
+        self.bottleneck = nnx.List([_same(cin, cin, 3, dtype=dtype, rngs=rngs), NormAct(cin)])
+        self.to_latent = _same(cin, config.latent_channels, 1, dtype=dtype, rngs=rngs)
         self.dtype, self.remat = dtype, config.remat
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f latent"]:
@@ -177,7 +156,7 @@ class Head(nnx.Module):
 
     def __init__(self, cin: int, cout: int, *, dtype: Any, rngs: nnx.Rngs):
         self.layers = nnx.List(
-            [Conv(cin, cin, 3, dtype=dtype, rngs=rngs), NormAct(cin), Conv(cin, cout, 3, dtype=dtype, rngs=rngs)]
+            [_same(cin, cin, 3, dtype=dtype, rngs=rngs), NormAct(cin), _same(cin, cout, 3, dtype=dtype, rngs=rngs)]
         )
 
 
@@ -187,9 +166,9 @@ class Decoder(nnx.Module):
     def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         c = config.stage_channels[-1]
-        stages = [nnx.List([Conv(config.latent_channels, c, 3, dtype=dtype, rngs=rngs), NormAct(c)])]
+        stages = [nnx.List([_same(config.latent_channels, c, 3, dtype=dtype, rngs=rngs), NormAct(c)])]
         for _ in range(config.downsampling_steps):
-            stages.append(nnx.List([ConvTranspose(c, c // 2, dtype=dtype, rngs=rngs), NormAct(c // 2)]))
+            stages.append(nnx.List([_up(c, c // 2, dtype=dtype, rngs=rngs), NormAct(c // 2)]))
             c //= 2
         self.stages = nnx.List(stages)
         self.rgb = Head(c, 3, dtype=dtype, rngs=rngs)

@@ -1,6 +1,6 @@
 """The training, evaluation and reconstruction steps: pure functions from arrays to arrays."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ class LossWeights(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Unweighted loss terms, one value an image."""
+    """The loss terms: one value an image or means, unweighted unless said otherwise; CE in nats."""
 
-    mse_rgb: Float[Array, " b"]
-    ce_segmentation: Float[Array, " b"]
-    ce_classification: Float[Array, " b"]
+    mse_rgb: Any
+    ce_segmentation: Any
+    ce_classification: Any
 
 
 class TrainMetrics(NamedTuple):
@@ -69,7 +69,8 @@ def compute_losses(outputs: model.Outputs, batch: Batch) -> Losses:
     )
 
 
-def weigh(terms: Losses, weights: LossWeights) -> Losses:
+def weigh_losses(terms: Losses, weights: LossWeights) -> Losses:
+    """Each term multiplied by its weight; their sum is the loss."""
     return Losses(*(term * weight for term, weight in zip(terms, weights, strict=True)))
 
 
@@ -85,7 +86,7 @@ def train_step(
 
     def loss_fn(params: model.Params) -> tuple[Array, Losses]:
         outputs = model.apply(config, params, scale_images(batch.image))
-        terms = weigh(jax.tree.map(jnp.mean, compute_losses(outputs, batch)), weights)
+        terms = weigh_losses(jax.tree.map(jnp.mean, compute_losses(outputs, batch)), weights)
         return terms.mse_rgb + terms.ce_segmentation + terms.ce_classification, terms
 
     (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

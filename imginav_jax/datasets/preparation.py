@@ -66,6 +66,10 @@ class PreparedData:
         """The word that stamps every output."""
         return "synthetic" if self.synthetic else "manifest"
 
+    def describe(self) -> dict[str, Any]:
+        """For the outputs of a run."""
+        return {"kind": self.kind, "manifest": str(self.manifest.absolute()), **self.facts}
+
 
 def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
     """The data set of `spec` under `cache_dir`, built there unless it is there already.
