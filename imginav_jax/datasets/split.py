@@ -30,7 +30,7 @@ def validation_mask(
     ids, sizes = np.unique(groups, return_counts=True)
     if len(ids) < 2:
         raise UserError(f"{len(groups)} layouts cannot be split: they share one scene or are duplicates of each other")
-    target = max(1, round(fraction * len(groups)))
+    target = min(max(1, round(fraction * len(groups))), len(groups) - 1)
     order = np.random.default_rng(seed).permutation(len(ids))
     chosen, taken = [], 0
     for group in order:

@@ -1,0 +1,70 @@
+"""Settings for every test, and layouts and manifests to test with."""
+
+import csv
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from imginav_jax import model
+from imginav_jax.datasets import palette, synthetic
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # the first example compiles
+hypothesis.settings.load_profile("no deadline")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_LAYOUTS = ROOT.parent / "shared" / "real_layouts"
+COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
+
+
+def random_layout(size: int, seed: int = 0) -> np.ndarray:
+    """Palette colours in 4x4 blocks."""
+    classes = np.random.default_rng(seed).integers(0, palette.NUM_CLASSES, (size // 4, size // 4))
+    return palette.COLORS[np.kron(classes, np.ones((4, 4), int))]
+
+
+TINY = model.AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_steps=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_params() -> model.Params:
+    return jax.jit(functools.partial(model.init, TINY))(jax.random.key(0))
+
+
+@pytest.fixture
+def write_manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Writes tmp_path/layouts.csv from rows of five values each."""
+
+    def write(rows: Sequence[Sequence[object]], columns: Sequence[str] = COLUMNS, name: str = "layouts.csv") -> Path:
+        path = tmp_path / name
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *rows])
+        return path
+
+    return write
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, write_manifest: Callable[..., Path]) -> Path:
+    """Ten layouts of 32x32 in five scenes, all different."""
+    rows = []
+    for index in range(10):
+        Image.fromarray(random_layout(32, index)).save(tmp_path / f"{index}.png")
+        kind = "scene" if index % 2 == 0 else "room"
+        rows.append((f"s{index // 2}", kind, f"{index:04d}", f"{index}.png", "false"))
+    return write_manifest(rows)
+
+
+@pytest.fixture(scope="session")
+def synthetic_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty synthetic layouts of 32x32."""
+    return synthetic.write_manifest(tmp_path_factory.mktemp("synthetic"), 30, 32, 0)

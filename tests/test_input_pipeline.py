@@ -1,0 +1,64 @@
+"""Batches: full and reshuffled for training, every image once for evaluation, uint8 all the way."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from imginav_jax import input_pipeline
+from imginav_jax.datasets import preparation
+
+
+@pytest.fixture(scope="module")
+def data(synthetic_manifest, tmp_path_factory):
+    spec = preparation.DataSpec(str(synthetic_manifest), None, 32, 0, 0.3, 42)
+    return preparation.prepare(spec, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def source(data):
+    return input_pipeline.LayoutSource(data.directory, preparation.TRAIN)
+
+
+def indices(dataset):
+    return [np.asarray(batch.index).tolist() for batch in dataset]
+
+
+def test_every_epoch_is_another_shuffle_in_full_batches(source):
+    steps = input_pipeline.steps_per_epoch(len(source), 4)
+    batches = indices(input_pipeline.train_dataset(source, 4, 3, 42))
+    assert len(batches) == 3 * steps
+    assert all(len(batch) == 4 for batch in batches)
+    epochs = [sum(batches[epoch * steps : (epoch + 1) * steps], []) for epoch in range(3)]
+    assert all(len(set(epoch)) == 4 * steps for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_order_depends_on_the_seed_alone_and_a_run_can_start_anywhere(source):
+    whole = indices(input_pipeline.train_dataset(source, 4, 3, 42))
+    assert indices(input_pipeline.train_dataset(source, 4, 3, 42)) == whole
+    assert indices(input_pipeline.train_dataset(source, 4, 3, 43)) != whole
+    assert indices(input_pipeline.train_dataset(source, 4, 9, 42))[: len(whole)] == whole
+    for step in (1, len(whole) // 2, len(whole) - 1):
+        assert indices(input_pipeline.train_dataset(source, 4, 3, 42)[step:]) == whole[step:]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
+def test_evaluation_sees_every_image_once(source, batch_size):
+    seen = []
+    for batch in input_pipeline.eval_dataset(source, batch_size):
+        assert batch.image.shape == (batch_size, 32, 32, 3)
+        seen += batch.index[batch.mask].tolist()
+    assert seen == list(range(len(source)))
+
+
+def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):
+    device = jax.devices()[0]
+    batches = list(input_pipeline.prefetch(input_pipeline.eval_dataset(source, 4), SingleDeviceSharding(device)))
+    for batch in batches:
+        assert isinstance(batch.image, jax.Array)
+        assert (batch.image.dtype, batch.type.dtype, batch.mask.dtype) == (np.uint8, np.int32, np.bool_)
+        for image, index in zip(batch.image, batch.index, strict=True):
+            stored = input_pipeline.decode_layout(source[int(index)]["image"])
+            np.testing.assert_array_equal(image, stored)
+    assert source.layout_id(0).startswith("synthetic_")

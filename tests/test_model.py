@@ -1,0 +1,133 @@
+"""Shapes, parameter counts and initial distribution are the experiment's; both convolution forms are the same sum."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import TINY
+from imginav_jax import convolutions, model
+from imginav_jax.model import AutoencoderConfig
+
+@pytest.mark.parametrize(
+    ("steps", "latent", "count"),
+    [
+        (3, 16, 786_143),
+        (4, 16, 3_119_455),
+        (5, 16, 12_406_367),
+        (3, 8, 775_895),
+        (4, 8, 3_098_967),
+        (5, 8, 12_365_399),
+    ],
+)
+def test_parameter_counts_and_latent_shapes(steps, latent, count):
+    config = AutoencoderConfig(latent, 32, steps)
+    params = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
+    assert model.parameter_count(params) == count
+    images = jax.ShapeDtypeStruct((2, 512, 512, 3), jnp.float32)
+    latents = jax.eval_shape(lambda params, x: model.encode(config, params, x), params, images)
+    side = 512 // 2**steps
+    assert latents.shape == (2, side, side, latent)
+    assert config.latent_shape(512) == latents.shape[1:]
+    outputs = jax.eval_shape(lambda params, z: model.decode(config, params, z), params, latents)
+    assert [each.shape for each in outputs] == [(2, 512, 512, 3), (2, 512, 512, 10), (2, 2)]
+    assert all(each.dtype == jnp.float32 for each in outputs)
+
+
+def brute_force_transposed(x, kernel):
+    """Every input pixel adds its 4x4 patch at twice its position, less one: PyTorch's padding 1."""
+    b, h, w, _ = x.shape
+    y = np.zeros((b, 2 * h + 2, 2 * w + 2, kernel.shape[-1]))
+    flipped = kernel[::-1, ::-1]
+    for i in range(h):
+        for j in range(w):
+            y[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.einsum("bc,klco->bklo", x[:, i, j], flipped)
+    return y[:, 1:-1, 1:-1]
+
+
+def brute_force_strided(x, kernel):
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (4, 4), (1, 2))[:, ::2, ::2]
+    return np.einsum("bhwckl,klco->bhwo", windows, kernel)
+
+
+@pytest.mark.parametrize(
+    ("forms", "reference"),
+    [
+        ((convolutions._upsample, convolutions._upsample_by_phase), brute_force_transposed),
+        ((convolutions._downsample, convolutions._downsample_by_phase), brute_force_strided),
+    ],
+)
+def test_both_forms_agree_with_a_plain_sum_in_value_and_gradient(forms, reference):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (2, 6, 8, 3)), jax.random.normal(keys[1], (4, 4, 3, 5))
+    expected = reference(np.asarray(x, np.float64), np.asarray(kernel, np.float64))
+    weights = jax.random.normal(keys[2], expected.shape)
+    gradients = []
+    for form in forms:
+        np.testing.assert_allclose(form(x, kernel), expected, rtol=1e-4, atol=1e-4)
+        gradients.append(jax.grad(lambda *args, form=form: (form(*args) * weights).sum(), (0, 1))(x, kernel))
+    for plain, by_phase in zip(*gradients, strict=True):
+        np.testing.assert_allclose(plain, by_phase, rtol=1e-4, atol=1e-4)
+
+
+def test_initial_parameters_have_pytorchs_bounds():
+    config = AutoencoderConfig(16, 32, 3)
+    params = jax.jit(lambda key: model.init(config, key))(jax.random.key(0))
+    encoder, decoder = params["encoder"], params["decoder"]
+    fans = [
+        (encoder["stages"][0][0], 3 * 9),
+        (encoder["stages"][2][2], 128 * 16),
+        (encoder["to_latent"], 128),
+        (decoder["stages"][1][0], 64 * 16),  # transposed: PyTorch takes the outputs for the fan-in
+        (decoder["rgb"]["layers"][2], 16 * 9),
+        ({"kernel": decoder["room_scene_kernel"], "bias": decoder["room_scene_bias"]}, 16),
+    ]
+    for layer, fan_in in fans:
+        bound = fan_in**-0.5
+        values = np.asarray(layer["kernel"]).ravel()
+        assert np.abs(values).max() <= bound
+        assert np.abs(layer["bias"]).max() <= bound
+        if values.size > 500:
+            assert np.abs(values).max() > 0.98 * bound
+            assert abs(values.std() - bound / 3**0.5) < 0.05 * bound
+    assert (params["encoder"]["stages"][0][1]["scale"] == 1).all()
+    assert (params["encoder"]["stages"][0][1]["bias"] == 0).all()
+
+
+def test_group_norm_and_silu_against_numpy():
+    x = np.random.default_rng(0).normal(3, 2, (2, 4, 4, 16))
+    norm = model.NormAct(16)
+    norm.scale.set_value(jnp.linspace(0.5, 2, 16))
+    norm.bias.set_value(jnp.linspace(-1, 1, 16))
+    grouped = x.reshape(2, 16, 8, 2)
+    mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    y = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * np.linspace(0.5, 2, 16) + np.linspace(-1, 1, 16)
+    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), y / (1 + np.exp(-y)), rtol=1e-4, atol=1e-5)
+
+
+def test_each_image_is_encoded_and_decoded_alone(tiny_params):
+    images = jax.random.uniform(jax.random.key(1), (3, 16, 16, 3), minval=-1, maxval=1)
+    apply = jax.jit(lambda params, x: model.apply(TINY, params, x))
+    whole, alone = apply(tiny_params, images), apply(tiny_params, images[1:2])
+    for a, b in zip(whole, alone, strict=True):
+        np.testing.assert_allclose(a[1:2], b, rtol=1e-4, atol=1e-5)
+    assert (jnp.abs(whole.rgb) <= 1).all()
+
+
+def test_remat_and_bfloat16(tiny_params):
+    images = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3), minval=-1, maxval=1)
+
+    def gradient(config):
+        loss = jax.jit(jax.grad(lambda params: jnp.square(model.apply(config, params, images).rgb).mean()))
+        return loss(tiny_params)
+
+    plain = gradient(TINY)
+    for a, b in zip(*map(jax.tree.leaves, (plain, gradient(dataclasses.replace(TINY, remat=True)))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    half = gradient(dataclasses.replace(TINY, compute_dtype="bfloat16"))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half))
+    kernels = [tree["encoder"]["stages"][0][0]["kernel"] for tree in (plain, half)]
+    assert jnp.linalg.norm(kernels[0] - kernels[1]) < 0.1 * jnp.linalg.norm(kernels[0])

@@ -1,0 +1,189 @@
+"""A data set is built once, whole, and again only when its content changes."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT, random_layout
+from imginav_jax.datasets import palette, preparation
+from imginav_jax.errors import UserError
+from imginav_jax.input_pipeline import LayoutSource
+
+
+def spec(manifest, **changes):
+    path = None if manifest is None else str(manifest)
+    return dataclasses.replace(preparation.DataSpec(path, None, 32, 24, 0.2, 42), **changes)
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def records(data):
+    sources = [LayoutSource(data.directory, split) for split in (preparation.TRAIN, preparation.VALIDATION)]
+    return [[source[index] for index in range(len(source))] for source in sources]
+
+
+def test_every_layout_arrives_once_with_its_bytes_and_names(manifest, tmp_path):
+    data = preparation.prepare(spec(manifest), tmp_path / "cache")
+    train, validation = records(data)
+    assert (len(train), len(validation)) == (8, 2)
+    assert {record["scene_id"] for record in train}.isdisjoint(record["scene_id"] for record in validation)
+    by_room = {record["room_id"].decode(): record for record in train + validation}
+    for index in range(10):
+        record = by_room[f"{index:04d}"]
+        assert record["image"] == (tmp_path / f"{index}.png").read_bytes()
+        assert record["type"] == (1 if index % 2 == 0 else 0)
+        assert record["layout_id"].decode() == f"s{index // 2}/{'scene' if index % 2 == 0 else 'room'}/{index:04d}"
+    assert not data.synthetic
+    assert data.facts["scenes"] == 5
+
+
+def test_an_unchanged_manifest_is_reused_and_a_moved_one_too(manifest, tmp_path):
+    cache = tmp_path / "cache"
+    first = preparation.prepare(spec(manifest), cache)
+    before = snapshot(cache)
+    assert preparation.prepare(spec(manifest), cache) == first
+    assert snapshot(cache) == before
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in (*tmp_path.glob("*.png"), manifest):
+        (moved / path.name).write_bytes(path.read_bytes())
+    assert preparation.prepare(spec(moved / manifest.name), cache).key == first.key
+
+
+def test_what_changes_the_content_changes_the_key(manifest, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    keys = [preparation.prepare(spec(manifest), cache).key]
+    Image.fromarray(random_layout(32, 99)).save(tmp_path / "3.png")
+    keys.append(preparation.prepare(spec(manifest), cache).key)
+    manifest.write_text(manifest.read_text().replace("s0,room", "s1,room"))
+    keys.append(preparation.prepare(spec(manifest), cache).key)
+    keys.append(preparation.prepare(spec(manifest, seed=43), cache).key)
+    keys.append(preparation.prepare(spec(manifest, validation_fraction=0.4), cache).key)
+    monkeypatch.setattr(palette, "COLORS", palette.COLORS[::-1])
+    keys.append(preparation.prepare(spec(manifest), cache).key)
+    assert len(set(keys)) == len(keys)
+
+
+def test_duplicates_stay_on_one_side(tmp_path, write_manifest):
+    rows = []
+    for index in range(20):  # layouts 2n and 2n+1 are equal and of different scenes
+        Image.fromarray(random_layout(32, index // 2)).save(tmp_path / f"{index}.png", compress_level=index % 2 * 9)
+        rows.append((f"s{index}", "room", str(index), f"{index}.png", "0"))
+    data = preparation.prepare(spec(write_manifest(rows)), tmp_path / "cache")
+    train, validation = ({int(record["room_id"]) // 2 for record in split} for split in records(data))
+    assert len(validation) == 2
+    assert train.isdisjoint(validation)
+    assert data.facts["duplicates"] == 10
+
+
+def test_bad_rows_and_bad_images_are_reported_together(tmp_path, write_manifest):
+    Image.fromarray(random_layout(32)).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(random_layout(64)).save(tmp_path / "big.png")
+    names = ("good.png", "cut.png", "big.png", "gone.png")
+    rows = [("a", "room", "1", name, "0") for name in names] + [("a", "shed", "1", "good.png", "0")]
+    with pytest.raises(UserError) as error:
+        preparation.prepare(spec(write_manifest(rows)), tmp_path / "cache")
+    message = str(error.value)
+    assert "4 bad rows" in message
+    for expected in ("row 3: ", "cut.png is truncated", "row 4: ", "64x64", "row 5: ", "gone.png does not exist",
+                     'row 6: type "shed"'):  # fmt: skip
+        assert expected in message
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_no_row_left_and_too_many_foreign_colours(tmp_path, write_manifest):
+    with pytest.raises(UserError, match="leaves no layout: 1 rows have is_empty true, 1 have no layout_path"):
+        preparation.prepare(
+            spec(write_manifest([("a", "room", "1", "x.png", "1"), ("a", "room", "2", "", "0")])), tmp_path / "cache"
+        )
+    rows = []
+    for index in range(4):
+        image = random_layout(32, index)
+        image[0, : 32 if index == 2 else 0] = 7  # 32 of 4,096 pixels: 0.8 %
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+        rows.append((f"s{index}", "room", str(index), f"{index}.png", "0"))
+    data = preparation.prepare(spec(write_manifest(rows)), tmp_path / "cache")
+    assert data.facts["off_palette_pixels"] == 32
+    image[:4] = 7  # another 128: 3.9 %
+    Image.fromarray(image).save(tmp_path / "3.png")
+    with pytest.raises(UserError, match=r"3\.9% of the pixels are off the palette, at most 2% may be; most in row 5"):
+        preparation.prepare(spec(write_manifest(rows)), tmp_path / "cache")
+
+
+def test_an_unwritable_cache_is_one_line(manifest, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"data\.cache_dir"):
+        preparation.prepare(spec(manifest), tmp_path / "file" / "cache")
+
+
+def test_synthetic_layouts_are_drawn_once_and_say_so(tmp_path):
+    data = preparation.prepare(spec(None), tmp_path)
+    assert data.synthetic
+    assert data.describe()["kind"] == "synthetic"
+    assert sum(map(len, records(data))) == 24
+    before = snapshot(tmp_path)
+    preparation.prepare(spec(None), tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def _build_slowly(directory, log):
+    def build(folder):
+        with log.open("a") as file:
+            file.write("built\n")
+        time.sleep(1)
+        (folder / "data").write_text("whole")
+
+    preparation._build_once(directory, build)
+    assert (directory / "data").read_text() == "whole"
+
+
+def test_two_jobs_at_once_build_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=_build_slowly, args=(tmp_path / "set", tmp_path / "log")) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path):
+    program = f"""
+import pathlib, time
+from imginav_jax.datasets import preparation
+def build(folder):
+    (folder / "half").touch()
+    print("begun", flush=True)
+    time.sleep(60)
+preparation._build_once(pathlib.Path({str(tmp_path / "set")!r}), build)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "begun\n"
+        os.kill(job.pid, signal.SIGKILL)
+    assert not (tmp_path / "set").exists()
+    preparation._build_once(tmp_path / "set", lambda folder: (folder / "whole").touch())
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["whole"]
+    assert not list(tmp_path.glob("*.incomplete"))
+
+
+def test_a_rebuild_gives_the_same_bytes(manifest, tmp_path):
+    first, second = (preparation.prepare(spec(manifest), tmp_path / name) for name in ("one", "two"))
+    contents = [
+        {path.name: path.read_bytes() for path in data.directory.iterdir()} for data in (first, second)
+    ]
+    assert contents[0] == contents[1]
+    assert np.array_equal(*(len(records(data)[0]) for data in (first, second)))

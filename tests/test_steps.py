@@ -1,0 +1,154 @@
+"""The steps: loss, gradient descent, and evaluation without a trace of batches and padding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import TINY, random_layout
+from imginav_jax import evaluate, losses, metrics, model, steps, train_state
+from imginav_jax.batch import Batch
+from imginav_jax.compiled import compile_steps
+from imginav_jax.datasets import palette, synthetic
+from imginav_jax.model import AutoencoderConfig
+from imginav_jax.optimizer import make_optimizer
+
+def make_batch(images, types=None, mask=None):
+    count = len(images)
+    return Batch(
+        np.asarray(images),
+        np.zeros(count, np.int32) if types is None else np.asarray(types, np.int32),
+        np.arange(count, dtype=np.int32),
+        np.ones(count, bool) if mask is None else np.asarray(mask),
+    )
+
+
+def random_batch(count, size=16):
+    return make_batch([random_layout(size, seed) for seed in range(count)], np.arange(count) % 2)
+
+
+def test_scaling_is_exact_at_the_ends_and_undone():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
+    scaled = steps.scale_images(jnp.asarray(images))
+    assert (scaled.min(), scaled.max()) == (-1, 1)
+    np.testing.assert_array_equal(steps.unscale_images(scaled), images)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms():
+    batch = random_batch(4)
+    optimizer = make_optimizer(1e-3, 0.01)
+    state = jax.jit(lambda key: train_state.create(key, TINY, optimizer))(jax.random.key(0))
+    weights = steps.LossWeights(1.0, 0.05, 0.01)
+    step = jax.jit(functools.partial(steps.train_step, config=TINY, weights=weights, optimizer=optimizer))
+    after, found = step(state, batch)
+    outputs = jax.jit(lambda params, x: model.apply(TINY, params, x))(state.params, batch.image / 127.5 - 1)
+    labels = jnp.asarray((batch.image[..., None, :] == palette.COLORS).all(-1))
+    terms = [
+        losses.mse_rgb(outputs.rgb, batch.image / 127.5 - 1).mean(),
+        0.05 * losses.cross_entropy_segmentation(outputs.segmentation_logits, labels).mean(),
+        0.01 * losses.cross_entropy_classification(outputs.room_scene_logits, batch.type).mean(),
+    ]
+    np.testing.assert_allclose(found[1:4], terms, rtol=1e-4)
+    np.testing.assert_allclose(found.loss, sum(terms), rtol=1e-4)
+    assert after.step == 1
+    assert found.grad_norm > 0
+
+
+def test_adamw_decays_every_parameter_as_pytorch_does():
+    # One step: the update is -lr * (sign of the gradient, as mhat / sqrt(vhat) is 1) - lr * decay * parameter.
+    optimizer = make_optimizer(0.1, 0.5)
+    params = {"kernel": jnp.array([2.0, -3.0]), "bias": jnp.array([1.0])}
+    updates, _ = optimizer.update(
+        {"kernel": jnp.array([0.3, -0.2]), "bias": jnp.array([5.0])}, optimizer.init(params), params
+    )
+    np.testing.assert_allclose(updates["kernel"], [-0.1 - 0.1, 0.1 + 0.15], rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], [-0.1 - 0.05], rtol=1e-5)
+
+
+def test_evaluation_equals_the_mean_over_single_images(tiny_params):
+    images = [random_layout(16, seed) for seed in range(7)]
+    types = np.arange(7) % 2
+    for image in images[:3]:
+        image[:2] = 7  # some pixels without a label
+    step = jax.jit(functools.partial(steps.eval_step, config=TINY))
+
+    def batches(size):
+        for start in range(0, 7, size):
+            picked = list(range(start, min(start + size, 7)))
+            padded = picked + [0] * (size - len(picked))
+            mask = np.arange(size) < len(picked)
+            yield make_batch([images[i] for i in padded], types[padded], mask)
+
+    single = evaluate.evaluate(step, tiny_params, batches(1))
+    for size in (2, 4, 7, 16):
+        found = evaluate.evaluate(step, tiny_params, batches(size))
+        np.testing.assert_allclose(found.losses, single.losses, rtol=1e-6)
+        np.testing.assert_array_equal(found.confusion, single.confusion)
+        assert found.room_scene_accuracy == single.room_scene_accuracy
+    assert single.confusion.sum() == 7 * 256 - 3 * 32
+    columns = single.columns()
+    assert columns["val_PSNR"] == pytest.approx(metrics.psnr(single.losses.mse_rgb))
+    assert len([name for name in columns if name.startswith("val_IoU_")]) == 10
+    with pytest.raises(ValueError, match="at least one batch"):
+        evaluate.evaluate(step, tiny_params, [])
+
+
+def test_compiled_steps_train_and_refuse_another_shape():
+    optimizer = make_optimizer(1e-3, 0.01)
+    create = functools.partial(train_state.create, config=TINY, optimizer=optimizer)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    replicated, by_batch = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in ((), ("data",))
+    )
+    compiled = compile_steps(TINY, steps.LossWeights(), optimizer, create, (4, 16), replicated, by_batch)
+    state = compiled.create(jax.random.key(0))
+    batch = jax.device_put(random_batch(4), by_batch)
+    first = state.params
+    seen = []
+    for _ in range(3):
+        state, found = compiled.train(state, batch)
+        seen.append(float(found.loss))
+    assert seen == sorted(seen, reverse=True)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first)), "the state is donated"
+    assert compiled.train_memory_mib > 0
+    with pytest.raises(TypeError):
+        compiled.train(state, jax.device_put(random_batch(2), by_batch))
+
+
+def test_pictures_show_the_true_and_the_predicted_side_by_side():
+    left, right = np.zeros((2, 8, 8, 3), np.uint8), np.full((2, 8, 8, 3), 9, np.uint8)
+    grid = np.asarray(evaluate.side_by_side(left, right, ("a", "b")))
+    assert grid.shape == (24 + 8 + 4 + 8, 8 + 4 + 8, 3)
+    assert (grid[24:32, :8] == 0).all()
+    assert (grid[24:32, 12:] == 9).all()
+    image = random_layout(8)[None]
+    image[0, 0, 0] = 7
+    truth = evaluate.true_classes_in_color(image)
+    assert truth[0, 0, 0].tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(truth[0, 1:], image[0, 1:])
+    np.testing.assert_array_equal(evaluate.color_classes(np.array([[[0, 9]]])), [[[[228, 26, 28], [240, 240, 240]]]])
+    assert evaluate.spread_indices(100, 3) == [0, 50, 99] or evaluate.spread_indices(100, 3) == [0, 49, 99]
+    assert evaluate.spread_indices(2, 8) == [0, 1]
+
+
+@pytest.mark.slow
+def test_one_batch_can_be_learnt_by_heart():
+    """Every loss falls towards its floor: nothing in the loss, the labels or the model holds it up."""
+    layouts = [layout for index in range(3) for layout in synthetic.generate_scene(42, index, 128)][:8]
+    batch = make_batch([layout.image for layout in layouts], [layout.type == "scene" for layout in layouts])
+    config = AutoencoderConfig()
+    optimizer = make_optimizer(2e-3, 0.01)
+    state = jax.jit(lambda key: train_state.create(key, config, optimizer))(jax.random.key(42))
+    step = jax.jit(
+        functools.partial(steps.train_step, config=config, weights=steps.LossWeights(), optimizer=optimizer),
+        donate_argnums=0,
+    )
+    for _ in range(800):
+        state, _ = step(state, batch)
+    found = evaluate.evaluate(jax.jit(functools.partial(steps.eval_step, config=config)), state.params, [batch])
+    assert found.losses.ce_segmentation < 0.05
+    assert metrics.pixel_accuracy(found.confusion) > 0.98
+    assert found.losses.mse_rgb < 0.005
+    assert found.losses.ce_classification < 0.05

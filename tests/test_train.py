@@ -1,0 +1,251 @@
+"""Whole runs of a tiny experiment: outputs, continuation, determinism, and what stops a run."""
+
+import csv
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs.phase1_2 import get_config
+from imginav_jax import compiled, experiment, model, train
+from imginav_jax.checkpoints import Checkpoints, latest_position
+from imginav_jax.datasets import palette
+from imginav_jax.errors import RunError, UserError
+
+NAME = "phase1_2_AE_R1_ds3_quick"
+ORIGINAL_COLUMNS = [
+    "epoch",
+    *("train_loss", "train_MSE_rgb", "train_CE_segmentation", "train_CE_classification"),
+    *("val_loss", "val_MSE_rgb", "val_CE_segmentation", "val_CE_classification"),
+]
+
+
+def tiny_config(folder, **overrides):
+    config = get_config("R1,quick")
+    changes = {
+        "data.image_size": 32,
+        "data.synthetic_size": 30,
+        "data.cache_dir": str(folder / "cache"),
+        "phase_dir": str(folder / "phase"),
+        "model.base_channels": 16,
+        "batch_size": 4,
+        "num_epochs": 3,
+        "samples.count": 3,
+        **overrides,
+    }
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def rows_of(workdir):
+    with (workdir / f"{NAME}_metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def reproducible(rows):
+    """The columns that do not measure time or memory."""
+    measured = ("images_per_second", "epoch_seconds", "peak_memory_mib")
+    return [{name: value for name, value in row.items() if name not in measured} for row in rows]
+
+
+def state_of(workdir, config):
+    exp = experiment.from_config(config)
+    params = jax.eval_shape(lambda: model.init(exp.model, jax.random.key(0)))
+    sharding = jnp.zeros(1).sharding
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    optimizer = train.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
+    abstract = jax.tree.map(
+        place, train.TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    )
+    kept = Checkpoints(workdir / "checkpoints", keep_period=10**9)
+    position = latest_position(workdir / "checkpoints")
+    assert position is not None
+    state = kept.restore(position["position"]["step"], abstract)
+    kept.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = tiny_config(folder)
+    train.train(config, str(folder / "work"))
+    return folder, config
+
+
+def test_every_output_is_there_under_its_name(finished):
+    folder, _ = finished
+    work, phase = folder / "work", folder / "phase"
+    assert (phase / f"{NAME}_metrics.csv").read_bytes() == (work / f"{NAME}_metrics.csv").read_bytes()
+    for epoch in ("epoch_001", "epoch_003", "best"):
+        for kind in ("comparison", "segmentation"):
+            for place in (work, phase):
+                with Image.open(place / "samples" / f"{NAME}_{epoch}_{kind}.png") as picture:
+                    assert picture.size == (2 * 32 + 4, 24 + 3 * 32 + 2 * 4), "full resolution"
+    assert (work / "checkpoints").is_dir()
+    assert list(work.glob("events.out.tfevents.*"))
+    for path in (*work.glob("*.json"), *phase.glob("*.json")):
+        assert json.loads(path.read_text())["data"]["kind"] == "synthetic"
+
+
+def test_the_csv_has_the_originals_columns_and_ours_with_sound_values(finished):
+    folder, config = finished
+    rows = rows_of(folder / "work")
+    assert list(rows[0])[: len(ORIGINAL_COLUMNS)] == ORIGINAL_COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        for part in ("train", "val"):
+            terms = [float(row[f"{part}_{term}"]) for term in ("MSE_rgb", "CE_segmentation", "CE_classification")]
+            assert float(row[f"{part}_loss"]) == pytest.approx(sum(terms), rel=1e-5)
+            assert 0 < terms[1] < 0.05 * 5, "the cross-entropy is multiplied by its weight"
+        assert float(row["val_PSNR"]) == pytest.approx(10 * math.log10(4 / float(row["val_MSE_rgb"])))
+        assert {f"val_IoU_{name}" for name in palette.CLASS_NAMES} <= set(row)
+        for name in ("val_pixel_accuracy", "val_room_scene_accuracy", "val_mIoU"):
+            assert 0 <= float(row[name]) <= 1
+        for name in ("images_per_second", "epoch_seconds", "peak_memory_mib", "grad_norm"):
+            assert float(row[name]) > 0
+        assert float(row["learning_rate"]) == config.optimizer.learning_rate
+        assert row["data"] == "synthetic"
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_tensorboards_own_reader_finds_scalars_images_and_hyperparameters(finished):
+    folder, _ = finished
+    events = EventAccumulator(str(folder / "work"), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    for tag in ("train/loss", "val/loss", "val/PSNR", "val/mIoU", "val/IoU_bed", "epoch/grad_norm", "step/loss",
+                "epoch/comparison", "epoch/segmentation", "best/comparison"):  # fmt: skip
+        assert tag in tags
+    steps_per_epoch = int(rows_of(folder / "work")[0]["step"])
+    losses = [(event.step, float(event.tensor_proto.float_val[0])) for event in events.Tensors("val/loss")]
+    expected = [(int(row["step"]), float(row["val_loss"])) for row in rows_of(folder / "work")]
+    assert [step for step, _ in losses] == [steps_per_epoch, 2 * steps_per_epoch, 3 * steps_per_epoch]
+    np.testing.assert_allclose([loss for _, loss in losses], [loss for _, loss in expected], rtol=1e-6)
+    assert "_hparams_/session_start_info" in events.Tags()["tensors"] or events.summary_metadata
+
+
+def test_a_finished_run_says_so_and_touches_nothing(finished, caplog):
+    folder, config = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    train.train(config, str(folder / "work"))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_same_seed_gives_the_same_bits_and_a_continued_run_too(finished, tmp_path):
+    folder, config = finished
+    work = tmp_path / "work"
+    again = tiny_config(folder, phase_dir=str(tmp_path / "phase"), num_epochs=1)
+    train.train(again, str(work))
+    assert len(rows_of(work)) == 1
+    again.num_epochs = 3
+    train.train(again, str(work))
+    assert reproducible(rows_of(work)) == reproducible(rows_of(folder / "work"))
+    for a, b in zip(*(jax.tree.leaves(state_of(each, config)) for each in (work, folder / "work")), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
+    folder, config = finished
+    work = tmp_path / "work"
+    cut = tiny_config(folder, phase_dir=str(tmp_path / "phase"), **{"checkpoint.every_minutes": 1e-9})
+    real, calls = train._record, []
+
+    def record_until_cut(*args):
+        calls.append(args)
+        if len(calls) == 9:  # in the second epoch of six steps
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(train, "_record", record_until_cut)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(cut, str(work))
+    position = latest_position(work / "checkpoints")
+    assert position is not None
+    assert position["position"]["step"] == 8
+    monkeypatch.setattr(train, "_record", real)
+    cut.checkpoint.every_minutes = 15.0
+    train.train(cut, str(work))
+    assert reproducible(rows_of(work)) == reproducible(rows_of(folder / "work"))
+    for a, b in zip(*(jax.tree.leaves(state_of(each, config)) for each in (work, folder / "work")), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_experiment_in_the_workdir_is_refused(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*")}
+    with pytest.raises(UserError, match=r"holds another experiment \(optimizer.learning_rate 0.002 there, 0.5 here\)"):
+        train.train(tiny_config(folder, **{"optimizer.learning_rate": 0.5}), str(folder / "work"))
+    with pytest.raises(UserError, match="data set"):
+        train.train(tiny_config(folder, **{"data.synthetic_size": 31}), str(folder / "work"))
+    assert {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*")} == before
+
+
+def test_early_stopping_keeps_the_last_epochs_row_and_the_best_weights(tmp_path):
+    config = tiny_config(tmp_path, num_epochs=9, **{"early_stopping.patience": 2, "early_stopping.min_delta": 9.0})
+    train.train(config, str(tmp_path / "work"))
+    rows = rows_of(tmp_path / "work")
+    assert len(rows) == 3  # the first epoch beats infinity, the next two wait
+    summary = json.loads((tmp_path / "work" / f"{NAME}_summary.json").read_text())
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    assert summary["stopped_early"]
+    assert summary["best_epoch"]["epoch"] == best["epoch"]
+    steps = {int(each.name) for each in (tmp_path / "work" / "checkpoints").iterdir() if each.name.isdigit()}
+    assert {int(best["step"]), int(rows[-1]["step"])} <= steps
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    train.train(tiny_config(tmp_path, num_epochs=1), str(tmp_path / "work"))
+    before = latest_position(tmp_path / "work" / "checkpoints")
+    real, calls = compiled.compile_steps, []
+
+    def compile_with_a_fault(*args):
+        steps = real(*args)
+
+        def poisoned(state, batch):
+            calls.append(batch)
+            state, metrics = steps.train(state, batch)
+            return state, metrics._replace(loss=jnp.float32("nan")) if len(calls) == 3 else metrics
+
+        return steps._replace(train=poisoned)
+
+    monkeypatch.setattr(train, "compile_steps", compile_with_a_fault)
+    with pytest.raises(RunError, match=r"step 9 \(epoch 2\): loss is nan"):
+        train.train(config, str(tmp_path / "work"))
+    assert latest_position(tmp_path / "work" / "checkpoints") == before
+    assert len(rows_of(tmp_path / "work")) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.image_size": 36}, r"config\.data\.image_size is 36, expected a multiple of 8 for 3 downsampling steps"),
+        ({"model.base_channels": 24}, r"config\.model\.base_channels is 24, expected a multiple of 16"),
+        ({"model.downsampling_steps": 8}, r"downsampling_steps is 8, expected 1 to 7"),
+        ({"precision": "float8"}, r"config\.precision is float8, expected float32 or bfloat16"),
+        ({"batch_size": 0}, r"config\.batch_size is 0, expected a number above 0"),
+        ({"batch_size": 99}, r"config\.batch_size is 99, but only \d+ layouts are for training"),
+        ({"num_devices": 2}, r"config\.num_devices is 2, but there are 1"),
+        ({"data.num_workers": 10**6}, r"config\.data\.num_workers is 1000000, expected at most \d+, the cores"),
+        ({"data.validation_fraction": 1.0}, "expected a share between 0 and 1"),
+        ({"data.manifest": "nowhere.csv"}, r"manifest nowhere\.csv does not exist"),
+        ({"data.root": "/tmp"}, r"config\.data\.root is /tmp, expected a data\.manifest with it"),
+        ({"loss.mse": -1.0}, r"config\.loss\.mse is -1\.0, expected 0 or more"),
+        ({"name": "a/b"}, r"config\.name is 'a/b', expected a file name"),
+    ],
+)
+def test_bad_values_are_named_and_nothing_is_written(finished, tmp_path, overrides, message):
+    folder, _ = finished
+    config = tiny_config(folder, phase_dir=str(tmp_path / "phase"), **overrides)
+    with pytest.raises(UserError, match=message):
+        train.train(config, str(tmp_path / "work"))
+    assert not list(tmp_path.iterdir())
+
+
