@@ -13,6 +13,8 @@ The argument is an experiment, and after a comma a preset:
 Any field below is overridden on the command line: --config.batch_size=8, --config.model.base_channels=64.
 """
 
+from typing import Any
+
 from ml_collections import config_dict
 
 DOWNSAMPLING_STEPS = {"R1": 3, "R2": 4, "R3": 5}
@@ -23,7 +25,7 @@ LATENT_CHANNELS = 16
 BASE_CHANNELS = 32
 
 
-def get_config(argument: str = "R1") -> config_dict.ConfigDict:
+def get_config(argument: str = "R1") -> Any:
     """The config of "R1", "R2" or "R3", of "R1,quick" and so on; ValueError lists what there is."""
     experiment, _, preset = argument.partition(",")
     if experiment not in DOWNSAMPLING_STEPS:
@@ -34,9 +36,9 @@ def get_config(argument: str = "R1") -> config_dict.ConfigDict:
     return _quick(config) if preset == "quick" else config
 
 
-def _full(experiment: str) -> config_dict.ConfigDict:
+def _full(experiment: str) -> Any:
     steps = DOWNSAMPLING_STEPS[experiment]
-    config = config_dict.ConfigDict()
+    config: Any = config_dict.ConfigDict()
     config.name = f"phase1_2_AE_{experiment}_ds{steps}"  # names every output
     config.phase_dir = "outputs/phase1_2_spatial_resolution"  # copies for the comparison of the runs
     config.seed = 42  # of the initial weights and the shuffle
@@ -84,7 +86,7 @@ def _full(experiment: str) -> config_dict.ConfigDict:
     return config
 
 
-def _quick(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+def _quick(config: Any) -> Any:
     config.name += "_quick"
     config.batch_size = 8
     config.num_epochs = 5

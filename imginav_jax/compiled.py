@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imginav_jax import steps
 from imginav_jax.batch import Batch
@@ -23,7 +23,7 @@ class CompiledSteps(NamedTuple):
     create: Callable[[jax.Array], TrainState]  # from a key, on its devices
     train: Callable[[TrainState, Batch], tuple[TrainState, TrainMetrics]]  # donates the state
     evaluate: Callable[[Params, Batch], EvalMetrics]
-    reconstruct: Callable[[Params, jax.Array], steps.Reconstruction]  # compiled at its first call
+    reconstruct: Callable[[Params, Any], steps.Reconstruction]  # compiled at its first call
     abstract_state: TrainState  # shapes, dtypes and shardings
     seconds: float  # spent compiling
     train_memory_mib: float  # XLA's estimate of what a training step needs on one device
@@ -35,11 +35,11 @@ def compile_steps(
     optimizer: optax.GradientTransformation,
     create: Callable[[jax.Array], TrainState],
     batch_shape: tuple[int, int],
-    replicated: NamedSharding,
-    by_batch: NamedSharding,
+    mesh: Mesh,
 ) -> CompiledSteps:
-    """Compiles for batches of `batch_shape` (images a batch, pixels a side), sharded over the batch."""
+    """Compiles for batches of `batch_shape` (images a batch, pixels a side), sharded over the mesh's one axis."""
     start = time.monotonic()
+    replicated, by_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     abstract_state = _place(jax.eval_shape(create, key), replicated)
     batch = _place(_abstract_batch(*batch_shape), by_batch)
@@ -58,9 +58,14 @@ def compile_steps(
     )
 
 
-def peak_memory_mib(compiled: CompiledSteps, devices: list[jax.Device]) -> float:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+
+
+def peak_memory_mib(compiled: CompiledSteps, mesh: Mesh) -> float:
     """The most that one device has held, where the backend counts it; else the compiler's estimate."""
-    measured = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices]
+    measured = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.devices.flat]
     return max(measured) / _MIB or compiled.train_memory_mib
 
 
@@ -78,7 +83,9 @@ def _abstract_batch(batch_size: int, image_size: int) -> Batch:
     def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
 
-    return Batch(array((image_size, image_size, 3), np.uint8), array((), np.int32), array((), np.int32), array((), bool))
+    return Batch(
+        array((image_size, image_size, 3), np.uint8), array((), np.int32), array((), np.int32), array((), bool)
+    )
 
 
 def _place(tree: Any, sharding: NamedSharding) -> Any:

@@ -16,8 +16,8 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 def conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "k k cin cout"]) -> Float[Array, "b h w cout"]:
     """Stride 1 with an odd kernel, zero-padded to keep the size."""
-    pads = [(kernel.shape[0] // 2,) * 2] * 2
-    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_DIMENSIONS)
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad), (pad, pad)], dimension_numbers=_DIMENSIONS)
 
 
 def downsample_conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b h2 w2 cout"]:

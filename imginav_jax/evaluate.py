@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from imginav_jax.datasets import palette
 from imginav_jax.model import Params
 from imginav_jax.steps import EvalMetrics, Losses
 
-_CAPTION_HEIGHT = 24  # pixels
+_LINE_HEIGHT = 14  # pixels
 _GAP = 4  # pixels between pictures
 _OFF_PALETTE_COLOR = (0, 0, 0)
 
@@ -39,9 +40,7 @@ class Evaluation:
         }
 
 
-def evaluate(
-    eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, batches: Iterable[Batch]
-) -> Evaluation:
+def evaluate(eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, batches: Iterable[Batch]) -> Evaluation:
     """Sums over images on the host in float64 and divides once, so batches and padding leave no trace.
 
     Raises:
@@ -52,14 +51,14 @@ def evaluate(
     if not results:
         raise ValueError("an evaluation needs at least one batch")
 
-    def mean(values: Sequence[np.ndarray]) -> float:
+    def mean(values: Sequence[Any]) -> float:
         kept = np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])
         return float(kept.astype(np.float64).mean())
 
     return Evaluation(
         Losses(*(mean(values) for values in zip(*(each.losses for each in results), strict=True))),
         mean([each.room_scene_correct for each in results]),
-        np.sum([each.confusion for each in results], axis=0, dtype=np.int64),
+        np.stack([each.confusion for each in results]).sum(0, dtype=np.int64),
     )
 
 
@@ -79,16 +78,21 @@ def true_classes_in_color(images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndar
 
 
 def side_by_side(
-    left: UInt8[np.ndarray, "b h w 3"], right: UInt8[np.ndarray, "b h w 3"], captions: tuple[str, str]
+    left: UInt8[np.ndarray, "b h w 3"],
+    right: UInt8[np.ndarray, "b h w 3"],
+    captions: tuple[str, str],
+    title: Sequence[str] = (),
 ) -> Image.Image:
-    """One row an image at full resolution, the left and the right version, under a caption each."""
+    """One row an image at full resolution: the left version and the right one, under captions and lines of title."""
     count, height, width, _ = left.shape
-    size = (2 * width + _GAP, _CAPTION_HEIGHT + count * (height + _GAP) - _GAP)
-    grid = Image.new("RGB", size, "white")
+    top = _LINE_HEIGHT * (len(title) + 1)
+    grid = Image.new("RGB", (2 * width + _GAP, top + count * (height + _GAP) - _GAP), "white")
     draw = ImageDraw.Draw(grid)
+    for line, text in enumerate(title):
+        draw.text((_GAP, line * _LINE_HEIGHT), text, fill="black")
     for column, (images, caption) in enumerate(zip((left, right), captions, strict=True)):
         x = column * (width + _GAP)
-        draw.text((x + _GAP, _CAPTION_HEIGHT // 2), caption, fill="black", anchor="lm")
+        draw.text((x + _GAP, top - _LINE_HEIGHT), caption, fill="black")
         for row, image in enumerate(images):
-            grid.paste(Image.fromarray(image), (x, _CAPTION_HEIGHT + row * (height + _GAP)))
+            grid.paste(Image.fromarray(image), (x, top + row * (height + _GAP)))
     return grid

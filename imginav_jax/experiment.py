@@ -8,13 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.errors import UserError
 from imginav_jax.model import NORM_GROUPS, AutoencoderConfig
 from imginav_jax.steps import LossWeights
 
+Config = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
 PRECISIONS = ("float32", "bfloat16")
 MAX_DOWNSAMPLING_STEPS = 7
 
@@ -23,7 +22,7 @@ MAX_DOWNSAMPLING_STEPS = 7
 class Experiment:
     """A config that has passed every check that needs no data and no device."""
 
-    config: ConfigDict
+    config: Config
     model: AutoencoderConfig
     weights: LossWeights
     data: DataSpec
@@ -50,7 +49,7 @@ class Experiment:
         }
 
 
-def from_config(config: ConfigDict) -> Experiment:
+def from_config(config: Config) -> Experiment:
     """Checks the config's values.
 
     Raises:
@@ -80,7 +79,7 @@ def _require(condition: bool, key: str, value: object, expected: str) -> None:
         raise UserError(f"config.{key} is {value}, expected {expected}")
 
 
-def _check_positive(config: ConfigDict) -> None:
+def _check_positive(config: Config) -> None:
     for key in (
         "batch_size",
         "num_epochs",
@@ -112,17 +111,15 @@ def _check_positive(config: ConfigDict) -> None:
         _require(value >= 0, key, value, "0 or more")
 
 
-def _lookup(config: ConfigDict, key: str) -> Any:
+def _lookup(config: Config, key: str) -> Any:
     for part in key.split("."):
         config = config[part]
     return config
 
 
-def _check_model(config: ConfigDict) -> None:
+def _check_model(config: Config) -> None:
     steps, base = config.model.downsampling_steps, config.model.base_channels
-    _require(
-        1 <= steps <= MAX_DOWNSAMPLING_STEPS, "model.downsampling_steps", steps, f"1 to {MAX_DOWNSAMPLING_STEPS}"
-    )
+    _require(1 <= steps <= MAX_DOWNSAMPLING_STEPS, "model.downsampling_steps", steps, f"1 to {MAX_DOWNSAMPLING_STEPS}")
     _require(
         base % (2 * NORM_GROUPS) == 0,
         "model.base_channels",
@@ -133,7 +130,7 @@ def _check_model(config: ConfigDict) -> None:
     _require(size % 2**steps == 0, "data.image_size", size, f"a multiple of {2**steps} for {steps} downsampling steps")
 
 
-def _check_choices(config: ConfigDict) -> None:
+def _check_choices(config: Config) -> None:
     fraction, workers, cores = config.data.validation_fraction, config.data.num_workers, len(os.sched_getaffinity(0))
     _require(config.precision in PRECISIONS, "precision", config.precision, " or ".join(PRECISIONS))
     _require(0 < fraction < 1, "data.validation_fraction", fraction, "a share between 0 and 1")

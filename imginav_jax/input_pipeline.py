@@ -1,9 +1,9 @@
 """Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grain
 import jax
@@ -17,12 +17,12 @@ _MAX_DECODING_THREADS = 8  # each decodes a batch of its own
 _DEVICE_BATCHES = 2  # on the device ahead of the step
 
 
-class LayoutSource:
+class LayoutSource(Sequence[dict[str, Any]]):
     """Random access to one split of a prepared data set, as `grain.MapDataset.source` wants it."""
 
     def __init__(self, directory: Path, split: str):
-        decoders = cast(Any, {"image": tfds.decode.SkipDecoding()})
-        self._records = tfds.builder_from_directory(directory).as_data_source(split, decoders=decoders)
+        builder: Any = tfds.builder_from_directory(directory)
+        self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
         return len(self._records)
@@ -72,9 +72,7 @@ def prefetch(
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if num_workers:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return iter(
-        grain.experimental.device_put(batches, sharding, cpu_buffer_size=1, device_buffer_size=_DEVICE_BATCHES)
-    )
+    return iter(grain.experimental.device_put(batches, sharding, cpu_buffer_size=1, device_buffer_size=_DEVICE_BATCHES))
 
 
 def _decode(record: dict[str, Any]) -> Batch:
@@ -83,6 +81,6 @@ def _decode(record: dict[str, Any]) -> Batch:
     return Batch(image, np.int32(record["type"]), np.int32(record["index"]), np.True_)
 
 
-def _batch_and_pad(rows: list[Batch], batch_size: int) -> Batch:
+def _batch_and_pad(rows: Sequence[Batch], batch_size: int) -> Batch:
     padding = [rows[0]._replace(mask=np.False_)] * (batch_size - len(rows))
     return Batch(*(np.stack(column) for column in zip(*rows, *padding, strict=True)))

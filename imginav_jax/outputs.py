@@ -48,9 +48,9 @@ class Outputs:
     def check_same_experiment(self, fingerprint: dict[str, Any]) -> None:
         """UserError if a folder holds this name's run of another experiment; names the fields that differ."""
         for folder, option in zip(self.folders, ("--workdir", "--config.phase_dir"), strict=True):
-            for path in sorted(folder.glob("*_experiment.json")) if folder == self.workdir else [
-                self.experiment_json(folder)
-            ]:
+            for path in (
+                sorted(folder.glob("*_experiment.json")) if folder == self.workdir else [self.experiment_json(folder)]
+            ):
                 if path.exists():
                     _compare(folder, option, read_json(path).get("fingerprint", {}), fingerprint)
 

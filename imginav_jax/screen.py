@@ -1,6 +1,6 @@
 """What a run says about itself: at its start, when it goes on, and at its end."""
 
-import jax
+from jax.sharding import Mesh
 
 from imginav_jax.datasets.preparation import PreparedData
 from imginav_jax.early_stopping import EarlyStopping
@@ -11,9 +11,7 @@ from imginav_jax.progress import logger
 _WIDTH = 88
 
 
-def say_start(
-    experiment: Experiment, data: PreparedData, sizes: tuple[int, int], devices: list[jax.Device], outputs: Outputs
-) -> None:
+def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int], mesh: Mesh, outputs: Outputs) -> None:
     """`sizes`: layouts for training and for validation."""
     config, model = experiment.config, experiment.model
     size = config.data.image_size
@@ -30,8 +28,9 @@ def say_start(
                  f"{off_palette:.3%} of the pixels are off the palette and carry no label")  # fmt: skip
     _say("Model", f"{model.downsampling_steps} downsampling steps, latent {height}x{width}x{channels}, "
                   f"compression {model.compression}x")  # fmt: skip
-    _say("Training", f"{config.num_epochs} epochs of {sizes[0] // config.batch_size:,} steps, "
-                     f"{config.batch_size} images a step, learning rate {config.optimizer.learning_rate:g}")  # fmt: skip
+    pace = f"{config.batch_size} images a step, learning rate {config.optimizer.learning_rate:g}"
+    _say("Training", f"{config.num_epochs} epochs of {sizes[0] // config.batch_size:,} steps, {pace}")
+    devices = mesh.devices.flat
     _say("Devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {config.precision}")
     _say("Outputs", f"{outputs.workdir} (tensorboard --logdir {outputs.workdir})")
     _say("", f"copies in {outputs.phase_dir}")
@@ -54,7 +53,7 @@ def say_finished(outputs: Outputs, epoch: int, stopping: EarlyStopping) -> None:
 
 def say_epoch(row: dict[str, object], num_epochs: int) -> None:
     logger.info(
-        "Epoch %d/%d: loss %.5f, validation loss %.5f, PSNR %.2f dB, mIoU %.3f, pixel accuracy %.4f, %.1f img/s, %.0f s",
+        "Epoch %d/%d: loss %.5f, validation %.5f, PSNR %.2f dB, mIoU %.3f, pixel accuracy %.4f, %.1f img/s, %.0f s",
         *(row["epoch"], num_epochs, row["train_loss"], row["val_loss"], row["val_PSNR"], row["val_mIoU"]),
         *(row["val_pixel_accuracy"], row["images_per_second"], row["epoch_seconds"]),
     )

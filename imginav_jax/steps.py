@@ -91,8 +91,9 @@ def train_step(
 
     (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), TrainMetrics(loss, *terms, optax.tree.norm(grads))
+    params: Any = optax.apply_updates(state.params, updates)
+    measured = TrainMetrics(loss, terms.mse_rgb, terms.ce_segmentation, terms.ce_classification, optax.tree.norm(grads))
+    return TrainState(state.step + 1, params, opt_state), measured
 
 
 def eval_step(params: model.Params, batch: Batch, *, config: model.AutoencoderConfig) -> EvalMetrics:

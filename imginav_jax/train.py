@@ -12,18 +12,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from imginav_jax import evaluate, experiment, input_pipeline, metrics_csv, model, screen, train_state
 from imginav_jax.batch import Batch
 from imginav_jax.checkpoints import Checkpoints, latest_position
-from imginav_jax.compiled import CompiledSteps, compile_steps, peak_memory_mib
+from imginav_jax.compiled import CompiledSteps, batch_sharding, compile_steps, peak_memory_mib
 from imginav_jax.datasets import preparation
 from imginav_jax.datasets.layout_file import decode_layout
 from imginav_jax.early_stopping import EarlyStopping
 from imginav_jax.errors import RunError, UserError
-from imginav_jax.experiment import Experiment
+from imginav_jax.experiment import Config, Experiment
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.optimizer import make_optimizer
 from imginav_jax.outputs import Outputs, write_json
@@ -53,7 +53,7 @@ class Run:
     data: preparation.PreparedData
     training: LayoutSource
     validation: LayoutSource
-    batch_sharding: NamedSharding
+    mesh: Mesh
     compiled: CompiledSteps
     checkpoints: Checkpoints
     writer: Any  # clu's MetricWriter
@@ -62,7 +62,7 @@ class Run:
     stopping: EarlyStopping
 
     @property
-    def config(self) -> ConfigDict:
+    def config(self) -> Config:
         return self.experiment.config
 
     @property
@@ -70,7 +70,7 @@ class Run:
         return input_pipeline.steps_per_epoch(len(self.training), self.config.batch_size)
 
 
-def train(config: ConfigDict, workdir: str | None = None) -> None:
+def train(config: Config, workdir: str | None = None) -> None:
     """Trains to the last epoch or until early stopping, from the workdir's latest checkpoint if there is one.
 
     Args:
@@ -98,17 +98,16 @@ def train(config: ConfigDict, workdir: str | None = None) -> None:
     validation = LayoutSource(data.directory, preparation.VALIDATION)
     if len(training) < config.batch_size:
         raise UserError(f"config.batch_size is {config.batch_size}, but only {len(training)} layouts are for training")
-    screen.say_start(exp, data, (len(training), len(validation)), list(mesh.devices.flat), outputs)
+    screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs)
     outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
-    by_batch = NamedSharding(mesh, PartitionSpec("data"))
-    compiled = _compile(exp, NamedSharding(mesh, PartitionSpec()), by_batch)
+    compiled = _compile(exp, mesh)
     period = config.checkpoint.every_epochs * input_pipeline.steps_per_epoch(len(training), config.batch_size)
     with (
         contextlib.closing(_open_writer(outputs)) as writer,
         contextlib.closing(Checkpoints(outputs.checkpoints, keep_period=period)) as checkpoints,
     ):
         run = Run(
-            *(exp, outputs, data, training, validation, by_batch, compiled),
+            *(exp, outputs, data, training, validation, mesh, compiled),
             *(checkpoints, writer, fingerprint, position, stopping),
         )
         _train_epochs(run, _start_state(run))
@@ -126,12 +125,12 @@ def _make_mesh(num_devices: int, batch_size: int) -> Mesh:
     return Mesh(np.array(devices), ("data",))
 
 
-def _compile(exp: Experiment, replicated: NamedSharding, by_batch: NamedSharding) -> CompiledSteps:
+def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
     config = exp.config
     optimizer = make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
     create = functools.partial(train_state.create, config=exp.model, optimizer=optimizer)
     shape = config.batch_size, config.data.image_size
-    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, replicated, by_batch)
+    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh)
     parameters = model.parameter_count(compiled.abstract_state.params)
     screen.say_compiled(parameters, compiled.seconds, compiled.train_memory_mib)
     return compiled
@@ -154,7 +153,7 @@ def _read_position(outputs: Outputs, stopping: EarlyStopping) -> Position:
     return Position(**stored["position"])
 
 
-def _is_over(config: ConfigDict, position: Position, stopping: EarlyStopping) -> bool:
+def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> bool:
     return position.epoch >= config.num_epochs or stopping.should_stop
 
 
@@ -172,7 +171,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
     )
     run.writer.write_hparams(_flatten(config) | {"data": run.data.kind})
     dataset = input_pipeline.train_dataset(run.training, config.batch_size, config.num_epochs, config.seed)
-    batches = input_pipeline.prefetch(dataset[position.step :], run.batch_sharding, config.data.num_workers)
+    batches = input_pipeline.prefetch(dataset[position.step :], batch_sharding(run.mesh), config.data.num_workers)
     while not _is_over(config, position, run.stopping):
         start = time.monotonic() - position.train_seconds
         state = _train_epoch(run, state, batches)
@@ -233,7 +232,9 @@ def _record(run: Run, pending: TrainMetrics, progress: Progress) -> None:
 
 def _evaluate(run: Run, state: TrainState) -> evaluate.Evaluation:
     dataset = input_pipeline.eval_dataset(run.validation, run.config.batch_size)
-    return evaluate.evaluate(run.compiled.evaluate, state.params, input_pipeline.prefetch(dataset, run.batch_sharding))
+    return evaluate.evaluate(
+        run.compiled.evaluate, state.params, input_pipeline.prefetch(dataset, batch_sharding(run.mesh))
+    )
 
 
 def _row(run: Run, evaluation: evaluate.Evaluation, seconds: float) -> dict[str, object]:
@@ -256,7 +257,7 @@ def _row(run: Run, evaluation: evaluate.Evaluation, seconds: float) -> dict[str,
         "grad_norm": means["grad_norm"],
         "images_per_second": run.steps_per_epoch * run.config.batch_size / position.train_seconds,
         "epoch_seconds": seconds,
-        "peak_memory_mib": peak_memory_mib(run.compiled, list(run.batch_sharding.mesh.devices.flat)),
+        "peak_memory_mib": peak_memory_mib(run.compiled, run.mesh),
         "step": position.step,
         "data": run.data.kind,
     }
@@ -288,7 +289,7 @@ def _write_samples(run: Run, params: model.Params, moment: str) -> None:
     chosen = evaluate.spread_indices(len(source), run.config.samples.count)
     images = np.stack([decode_layout(source[index]["image"]) for index in chosen])
     made = jax.device_get(run.compiled.reconstruct(params, images))
-    stamp = f"{run.outputs.name} {moment}" + (", SYNTHETIC LAYOUTS" if run.data.synthetic else "")
+    title = [run.outputs.name, moment.replace("_", " "), *(["SYNTHETIC LAYOUTS"] if run.data.synthetic else [])]
     pairs = {
         "comparison": (images, made.rgb, ("input", "reconstruction")),
         "segmentation": (
@@ -298,7 +299,7 @@ def _write_samples(run: Run, params: model.Params, moment: str) -> None:
         ),
     }
     for kind, (left, right, captions) in pairs.items():
-        picture = evaluate.side_by_side(left, right, (f"{stamp}: {captions[0]}", captions[1]))
+        picture = evaluate.side_by_side(left, right, captions, title)
         for folder in run.outputs.folders:
             picture.save(run.outputs.sample(folder, moment, kind))
         run.writer.write_images(run.position.step, {f"{moment.split('_')[0]}/{kind}": np.asarray(picture)})
@@ -324,7 +325,7 @@ def _finish(run: Run) -> None:
     screen.say_end(outputs, rows[-1], stopping.should_stop)
 
 
-def _flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: str(value)}

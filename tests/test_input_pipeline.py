@@ -29,7 +29,7 @@ def test_every_epoch_is_another_shuffle_in_full_batches(source):
     batches = indices(input_pipeline.train_dataset(source, 4, 3, 42))
     assert len(batches) == 3 * steps
     assert all(len(batch) == 4 for batch in batches)
-    epochs = [sum(batches[epoch * steps : (epoch + 1) * steps], []) for epoch in range(3)]
+    epochs = [np.concatenate(batches[epoch * steps : (epoch + 1) * steps]).tolist() for epoch in range(3)]
     assert all(len(set(epoch)) == 4 * steps for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 

@@ -55,9 +55,7 @@ def test_latest_best_and_periodic_checkpoints_are_kept(tmp_path):
         kept.save(step, state, {"epoch": -1}, best_step=2)  # saved already: the first stays
     kept.wait()
     abstract = jax.eval_shape(lambda: state)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jnp.zeros(1).sharding), abstract
-    )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jnp.zeros(1).sharding), abstract)
     for step in (2, 4, 7):
         restored = kept.restore(step, abstract)
         np.testing.assert_array_equal(restored["w"], np.arange(6.0) + step)
@@ -73,7 +71,7 @@ def test_latest_best_and_periodic_checkpoints_are_kept(tmp_path):
 def test_folders_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "file").touch()
     Outputs("run", tmp_path / "a", tmp_path / "b").check_writable()
-    with pytest.raises(UserError, match="--workdir .* is not a writable folder"):
+    with pytest.raises(UserError, match=r"--workdir .* is not a writable folder"):
         Outputs("run", tmp_path / "file" / "a", tmp_path / "b").check_writable()
     with pytest.raises(UserError, match=r"--config\.phase_dir .* is not a writable folder"):
         Outputs("run", tmp_path / "a", tmp_path / "file").check_writable()

@@ -11,6 +11,7 @@ from conftest import TINY
 from imginav_jax import convolutions, model
 from imginav_jax.model import AutoencoderConfig
 
+
 @pytest.mark.parametrize(
     ("steps", "latent", "count"),
     [
@@ -104,7 +105,9 @@ def test_group_norm_and_silu_against_numpy():
     norm.bias.set_value(jnp.linspace(-1, 1, 16))
     grouped = x.reshape(2, 16, 8, 2)
     mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
-    y = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * np.linspace(0.5, 2, 16) + np.linspace(-1, 1, 16)
+    y = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * np.linspace(0.5, 2, 16) + np.linspace(
+        -1, 1, 16
+    )
     np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), y / (1 + np.exp(-y)), rtol=1e-4, atol=1e-5)
 
 

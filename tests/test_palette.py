@@ -14,7 +14,7 @@ pier_stool 255,127,0 · sofa 255,255,51 · table 166,86,40 · wall 200,200,200 �
 
 def test_classes_and_colours_are_those_of_the_experiment():
     expected = [part.split() for part in DESIGN.replace("\n", " ").split("·")]
-    assert palette.CLASS_NAMES == tuple(name for name, _ in expected)
+    assert tuple(name for name, _ in expected) == palette.CLASS_NAMES
     assert palette.COLORS.tolist() == [[int(value) for value in color.split(",")] for _, color in expected]
 
 

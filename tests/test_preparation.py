@@ -182,8 +182,6 @@ preparation._build_once(pathlib.Path({str(tmp_path / "set")!r}), build)
 
 def test_a_rebuild_gives_the_same_bytes(manifest, tmp_path):
     first, second = (preparation.prepare(spec(manifest), tmp_path / name) for name in ("one", "two"))
-    contents = [
-        {path.name: path.read_bytes() for path in data.directory.iterdir()} for data in (first, second)
-    ]
+    contents = [{path.name: path.read_bytes() for path in data.directory.iterdir()} for data in (first, second)]
     assert contents[0] == contents[1]
     assert np.array_equal(*(len(records(data)[0]) for data in (first, second)))

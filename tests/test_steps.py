@@ -10,10 +10,11 @@ import pytest
 from conftest import TINY, random_layout
 from imginav_jax import evaluate, losses, metrics, model, steps, train_state
 from imginav_jax.batch import Batch
-from imginav_jax.compiled import compile_steps
+from imginav_jax.compiled import batch_sharding, compile_steps
 from imginav_jax.datasets import palette, synthetic
 from imginav_jax.model import AutoencoderConfig
 from imginav_jax.optimizer import make_optimizer
+
 
 def make_batch(images, types=None, mask=None):
     count = len(images)
@@ -99,10 +100,8 @@ def test_compiled_steps_train_and_refuse_another_shape():
     optimizer = make_optimizer(1e-3, 0.01)
     create = functools.partial(train_state.create, config=TINY, optimizer=optimizer)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    replicated, by_batch = (
-        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in ((), ("data",))
-    )
-    compiled = compile_steps(TINY, steps.LossWeights(), optimizer, create, (4, 16), replicated, by_batch)
+    by_batch = batch_sharding(mesh)
+    compiled = compile_steps(TINY, steps.LossWeights(), optimizer, create, (4, 16), mesh)
     state = compiled.create(jax.random.key(0))
     batch = jax.device_put(random_batch(4), by_batch)
     first = state.params
@@ -119,10 +118,10 @@ def test_compiled_steps_train_and_refuse_another_shape():
 
 def test_pictures_show_the_true_and_the_predicted_side_by_side():
     left, right = np.zeros((2, 8, 8, 3), np.uint8), np.full((2, 8, 8, 3), 9, np.uint8)
-    grid = np.asarray(evaluate.side_by_side(left, right, ("a", "b")))
-    assert grid.shape == (24 + 8 + 4 + 8, 8 + 4 + 8, 3)
-    assert (grid[24:32, :8] == 0).all()
-    assert (grid[24:32, 12:] == 9).all()
+    grid = np.asarray(evaluate.side_by_side(left, right, ("a", "b"), ["title"]))
+    assert grid.shape == (28 + 8 + 4 + 8, 8 + 4 + 8, 3)
+    assert (grid[28:36, :8] == 0).all()
+    assert (grid[28:36, 12:] == 9).all()
     image = random_layout(8)[None]
     image[0, 0, 0] = 7
     truth = evaluate.true_classes_in_color(image)

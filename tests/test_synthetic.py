@@ -133,5 +133,5 @@ def test_files_are_the_same_for_any_number_of_cores(tmp_path: Path, monkeypatch:
 
 
 def test_negative_seed_is_refused() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="negative"):
         generate_scene(-1, 0, 32)

@@ -241,7 +241,9 @@ def _count_off_palette(manifest: Manifest, pixels: Sequence[layout_file.Pixels],
     count = sum(each.off_palette for each in pixels)
     share = count / (len(pixels) * image_size**2)
     if share > OFF_PALETTE_LIMIT:
-        worst, row = max(zip((each.off_palette for each in pixels), manifest.rows, strict=True), key=lambda pair: pair[0])
+        worst, row = max(
+            zip((each.off_palette for each in pixels), manifest.rows, strict=True), key=lambda pair: pair[0]
+        )
         raise UserError(
             f"{manifest.path}: {share:.1%} of the pixels are off the palette, at most {OFF_PALETTE_LIMIT:.0%} may be; "
             f"most in row {row.line}, {row.path} ({worst / image_size**2:.1%})"
