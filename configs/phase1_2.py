@@ -88,10 +88,10 @@ def _full(experiment: str) -> Any:
 
 def _quick(config: Any) -> Any:
     config.name += "_quick"
-    config.batch_size = 8
-    config.num_epochs = 5
+    config.batch_size = 2  # small: few images, but many steps
+    config.num_epochs = 4
     config.data.image_size = 128
-    config.data.synthetic_size = 320
-    config.optimizer.learning_rate = 2e-3
+    config.data.synthetic_size = 300
+    config.optimizer.learning_rate = 1e-3
     config.samples.every_epochs = 1
     return config

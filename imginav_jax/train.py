@@ -138,7 +138,8 @@ def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
 
 def _open_writer(outputs: Outputs) -> Any:
     """clu's TensorBoard writer; TensorFlow is imported here and nowhere else, after every check of the input."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own start-up messages say nothing of the run
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow only writes event files here: its notes on
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # how it computes would mislead
     from clu import metric_writers
 
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(outputs.workdir)))

@@ -214,6 +214,7 @@ def _build(spec: DataSpec, manifest: Manifest, layouts: Sequence[Layout], key: s
     with Progress("Writing the data set", len(layouts), "layouts") as progress:
         counted = {name: _Counted(each, progress) for name, each in splits.items()}
         builder = ImginavLayouts(counted, spec.image_size, facts, folder)
+        tfds.disable_progress_bar()  # ours counts layouts
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces downloads, and there are none
             builder.download_and_prepare()
     shutil.rmtree(folder / "downloads", ignore_errors=True)

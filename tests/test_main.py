@@ -1,0 +1,132 @@
+"""The command line as its user meets it: real processes, exit codes, and one clear line for a mistake."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import REAL_LAYOUTS, ROOT
+
+CONFIG = "--config=configs/phase1_2.py:R1"
+TINY = [
+    f"{CONFIG},quick",
+    "--config.data.image_size=32",
+    "--config.data.synthetic_size=30",
+    "--config.model.base_channels=16",
+    "--config.batch_size=4",
+    "--config.num_epochs=1",
+]
+NAME = "phase1_2_AE_R1_ds3_quick"
+
+
+def run(*arguments, devices=1, timeout=300):
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.run(
+        [sys.executable, "-m", "imginav_jax.main", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def places(folder):
+    return [
+        f"--workdir={folder / 'work'}",
+        f"--config.phase_dir={folder / 'phase'}",
+        f"--config.data.cache_dir={folder / 'cache'}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Flag --config must have a value"),
+        (["--config=configs/phase1_2.py:R9"], 'unknown experiment "R9"; valid ones are R1, R2, R3'),
+        ([f"{CONFIG},fast"], 'unknown preset "fast"; valid ones are full, quick'),
+        (["--config=configs/nowhere.py:R1"], "No such file or directory: 'configs/nowhere.py'"),
+        ([CONFIG, "--config.batchsize=3"], 'unknown config key "batchsize"; valid ones are batch_size, checkpoint.'),
+        ([CONFIG, "--config.model.depth=3"], 'unknown config key "model.depth"; valid ones are batch_size'),
+        ([CONFIG, "--config.batch_size=many"], "--config.batch_size=many"),
+        ([CONFIG, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+        ([CONFIG, "extra"], "unknown argument extra"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_a_failure(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert "Traceback" not in result.stderr
+
+
+def test_wrong_input_is_named_without_a_traceback_and_nothing_is_left(tmp_path):
+    result = run(*TINY, *places(tmp_path), "--config.data.manifest=nowhere.csv")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "error: manifest nowhere.csv does not exist (config key data.manifest)"
+    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "phase").exists()
+
+
+def test_a_run_speaks_in_plain_lines_and_a_second_one_has_nothing_to_do(tmp_path):
+    first = run(*TINY, *places(tmp_path))
+    assert first.returncode == 0, first.stderr
+    for expected in (
+        "SYNTHETIC LAYOUTS",
+        "30 layouts of",
+        "latent 4x4x16",
+        "203,007 parameters",
+        "float32",
+        "Epoch 1/1: loss",
+        "Best epoch",
+        str(tmp_path / "work"),
+        str(tmp_path / "phase"),
+    ):
+        assert expected in first.stdout
+    assert "\r" not in first.stdout + first.stderr, "no progress bar in a log file"
+    assert "Traceback" not in first.stderr
+    assert (tmp_path / "work" / f"{NAME}_metrics.csv").exists()
+    second = run(*TINY, *places(tmp_path))
+    assert second.returncode == 0
+    assert "has finished already" in second.stdout
+
+
+@pytest.mark.slow
+def test_several_devices_and_worker_processes_change_no_result(tmp_path):
+    losses = []
+    for name, devices, options in (
+        ("one", 1, []),
+        ("four", 4, ["--config.num_devices=4"]),
+        ("workers", 1, ["--config.data.num_workers=1"]),
+    ):
+        result = run(*TINY, *places(tmp_path / name), *options, devices=devices)
+        assert result.returncode == 0, result.stderr
+        header, row = (tmp_path / name / "work" / f"{NAME}_metrics.csv").read_text().splitlines()
+        values = dict(zip(header.split(","), row.split(","), strict=True))
+        losses.append([float(values[column]) for column in ("train_loss", "val_loss")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == losses[0]
+    result = run(*TINY, *places(tmp_path / "odd"), "--config.num_devices=3", devices=4)
+    assert "config.batch_size is 4, expected a multiple of the 3 devices" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_LAYOUTS.exists(), reason="the real layouts are not at hand")
+@pytest.mark.parametrize(("experiment", "latent"), [("R1", "64x64x16"), ("R2", "32x32x16"), ("R3", "16x16x16")])
+def test_the_full_models_train_on_real_layouts(tmp_path, experiment, latent):
+    result = run(
+        f"--config=configs/phase1_2.py:{experiment}",
+        f"--config.data.manifest={REAL_LAYOUTS / 'layouts.csv'}",
+        "--config.batch_size=2",
+        "--config.num_epochs=2",
+        *places(tmp_path),
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "SYNTHETIC" not in result.stdout
+    assert f"latent {latent}" in result.stdout
+    (csv_file,) = (tmp_path / "phase").glob("*_metrics.csv")
+    assert len(csv_file.read_text().splitlines()) == 3
