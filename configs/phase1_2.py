@@ -39,9 +39,9 @@ def get_config(argument: str = "R1") -> Any:
 def _full(experiment: str) -> Any:
     steps = DOWNSAMPLING_STEPS[experiment]
     config: Any = config_dict.ConfigDict()
-    config.name = f"phase1_2_AE_{experiment}_ds{steps}"  # names every output
+    config.name = f"phase1_2_AE_{experiment}_ds{{downsampling_steps}}"  # of every output; {...} is a field of model
     config.phase_dir = "outputs/phase1_2_spatial_resolution"  # copies for the comparison of the runs
-    config.seed = 42  # of the initial weights and the shuffle
+    config.seed = 42  # of the initial weights and the shuffle; below 2**32
     config.batch_size = 16  # images a step, over all devices together
     config.num_epochs = 10
     config.precision = "float32"  # of the convolutions: float32 or bfloat16; parameters are always float32
@@ -61,7 +61,7 @@ def _full(experiment: str) -> Any:
     config.data.validation_fraction = 0.2  # of the layouts, in (0, 1)
     config.data.seed = 42  # of the split and the synthetic layouts; keep it to compare runs
     config.data.cache_dir = "~/.cache/imginav_jax"  # where prepared data sets live
-    config.data.num_workers = 0  # processes that decode; 0: threads of the training process
+    config.data.num_workers = 0  # processes that decode for training; 0: threads
 
     config.optimizer = config_dict.ConfigDict()
     config.optimizer.learning_rate = 1e-4  # constant
@@ -77,7 +77,7 @@ def _full(experiment: str) -> Any:
     config.early_stopping.min_delta = 1e-4  # what counts as improvement of the validation loss
 
     config.checkpoint = config_dict.ConfigDict()
-    config.checkpoint.every_epochs = 5  # kept for good; the latest epoch and the best are kept anyway
+    config.checkpoint.every_epochs = 5  # kept for good; every epoch is saved, and the latest and the best are kept
     config.checkpoint.every_minutes = 15.0  # within an epoch; 0: at the end of epochs only
 
     config.samples = config_dict.ConfigDict()

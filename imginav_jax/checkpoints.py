@@ -25,12 +25,20 @@ class _Preserve:
 
 
 def latest_position(directory: Path) -> dict[str, Any] | None:
-    """The JSON of the latest complete step, None where there is none; reads and changes nothing else."""
+    """The JSON of the latest complete step, None where there is none; nothing is changed.
+
+    Raises:
+      UserError: the step was not saved by `Checkpoints`.
+    """
     steps = ocp.utils.checkpoint_steps(directory.absolute()) if directory.exists() else []
     if not steps:
         return None
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(directory.absolute() / str(max(steps)) / _POSITION)
+    path = directory.absolute() / str(max(steps)) / _POSITION
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.parent} is not a checkpoint of this program: {error}") from None
 
 
 class Checkpoints:
@@ -47,7 +55,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
 
     def save(self, step: int, state: Any, position: dict[str, Any], best_step: int) -> None:
-        """Starts a save in the background, unless this step is saved already; errors come from this or a later call.
+        """Starts a save in the background; what goes wrong is raised by this or a later call.
 
         Args:
           step: optimizer steps done.
@@ -57,8 +65,7 @@ class Checkpoints:
         """
         self._preserve.best_step = best_step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=items)
+        self._manager.save(step, args=items)
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, onto the shapes, dtypes and shardings of `abstract_state`.

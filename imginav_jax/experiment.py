@@ -4,10 +4,12 @@ Derived here, after the command line's overrides have been applied, never in `ge
 """
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+from imginav_jax.datasets import palette
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.errors import UserError
 from imginav_jax.model import NORM_GROUPS, AutoencoderConfig
@@ -30,22 +32,22 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        return self.config.name
+        return _name(self.config)
 
-    def fingerprint(self, data_key: str) -> dict[str, Any]:
-        """What must not change between a run and its continuation, by config key."""
+    def fingerprint(self, data: str) -> dict[str, Any]:
+        """What must not change between a run and its continuation, by config key; `data` stands for the data set."""
         config = self.config
         fields = {f"model.{key}": value for key, value in config.model.items() if key != "remat"}
         fields |= {f"optimizer.{key}": value for key, value in config.optimizer.items()}
         fields |= {f"loss.{key}": value for key, value in config.loss.items()}
         return {
-            "name": config.name,
+            "name": self.name,
             "seed": config.seed,
             "batch_size": config.batch_size,
             "precision": config.precision,
             **fields,
             "data.image_size": config.data.image_size,
-            "data set": data_key,
+            "data set": data,
         }
 
 
@@ -65,6 +67,7 @@ def from_config(config: Config) -> Experiment:
             latent_channels=config.model.latent_channels,
             base_channels=config.model.base_channels,
             downsampling_steps=config.model.downsampling_steps,
+            num_classes=palette.NUM_CLASSES,
             compute_dtype=config.precision,
             remat=config.model.remat,
         ),
@@ -72,6 +75,15 @@ def from_config(config: Config) -> Experiment:
         DataSpec(data.manifest, data.root, data.image_size, data.synthetic_size, data.validation_fraction, data.seed),
         Path(data.cache_dir).expanduser(),
     )
+
+
+def _name(config: Config) -> str:
+    try:
+        return config.name.format(**config.model)
+    except (KeyError, IndexError, ValueError):
+        raise UserError(
+            f"config.name is {config.name!r}, expected no braces but those around a field of model"
+        ) from None
 
 
 def _require(condition: bool, key: str, value: object, expected: str) -> None:
@@ -94,7 +106,7 @@ def _check_positive(config: Config) -> None:
         "optimizer.learning_rate",
     ):
         value = _lookup(config, key)
-        _require(value > 0, key, value, "a number above 0")
+        _require(0 < value < math.inf, key, value, "a number above 0")
     for key in (
         "seed",
         "num_devices",
@@ -108,7 +120,7 @@ def _check_positive(config: Config) -> None:
         "checkpoint.every_minutes",
     ):
         value = _lookup(config, key)
-        _require(value >= 0, key, value, "0 or more")
+        _require(0 <= value < math.inf, key, value, "0 or more")
 
 
 def _lookup(config: Config, key: str) -> Any:
@@ -135,6 +147,8 @@ def _check_choices(config: Config) -> None:
     _require(config.precision in PRECISIONS, "precision", config.precision, " or ".join(PRECISIONS))
     _require(0 < fraction < 1, "data.validation_fraction", fraction, "a share between 0 and 1")
     _require(workers <= cores, "data.num_workers", workers, f"at most {cores}, the cores of this job")
-    _require(bool(config.name) and "/" not in config.name, "name", repr(config.name), "a file name without /")
+    for key in ("seed", "data.seed"):
+        _require(_lookup(config, key) < 2**32, key, _lookup(config, key), "less than 2**32")
+    _require(_name(config).strip(".") != "" and "/" not in _name(config), "name", repr(config.name), "a file name")
     if config.data.root is not None:
         _require(config.data.manifest is not None, "data.root", config.data.root, "a data.manifest with it")

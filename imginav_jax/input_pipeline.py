@@ -1,5 +1,6 @@
 """Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ def train_dataset(source: LayoutSource, batch_size: int, num_epochs: int, seed: 
 def eval_dataset(source: LayoutSource, batch_size: int) -> grain.MapDataset[Batch]:
     """Every example once, in order; the last batch is padded with its first row, masked out."""
     dataset = grain.MapDataset.source(source).map(_decode)
-    return dataset.batch(batch_size, drop_remainder=False, batch_fn=lambda rows: _batch_and_pad(rows, batch_size))
+    batch_fn = functools.partial(_batch_and_pad, batch_size=batch_size)
+    return dataset.batch(batch_size, drop_remainder=False, batch_fn=batch_fn)
 
 
 def prefetch(
@@ -66,9 +68,9 @@ def prefetch(
     Args:
       dataset: of host batches.
       sharding: where each array's leading axis goes.
-      num_workers: processes that decode; 0 decodes in threads of this one, which is enough for most cards.
+      num_workers: processes that decode, one thread each; 0 decodes in threads of this process.
     """
-    threads = min(_MAX_DECODING_THREADS, len(os.sched_getaffinity(0)))
+    threads = 1 if num_workers else min(_MAX_DECODING_THREADS, len(os.sched_getaffinity(0)))
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if num_workers:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))

@@ -1,13 +1,13 @@
 """The command line: `python -m imginav_jax.main --config=configs/phase1_2.py:R1`."""
 
 import logging
-import runpy
 import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
+from imginav_jax import unknown_key
 from imginav_jax.errors import RunError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
@@ -49,28 +49,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
         # ml_collections wraps an error of get_config in its whole traceback; the last line is the message.
         message = str(error).strip().splitlines()[-1].removeprefix("ValueError:").strip()
-        sys.exit(f"error: {_explain_unknown_key(argv) or message}")
-
-
-def _explain_unknown_key(argv: list[str]) -> str | None:
-    """What `--config.KEY` may be, if one of them is not; ml_collections names at most a neighbour."""
-    options = [argument.lstrip("-").partition("=") for argument in argv]
-    path, _, experiment = next((value for name, _, value in options if name == "config"), "").partition(":")
-    try:
-        valid = _keys(runpy.run_path(path)["get_config"](experiment))
-    except (OSError, ValueError):
-        return None
-    for key in (name.removeprefix("config.") for name, _, _ in options if name.startswith("config.")):
-        if not any(each == key or each.startswith(f"{key}.") for each in valid):
-            return f'unknown config key "{key}"; valid ones are {", ".join(valid)}'
-    return None
-
-
-def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in config.items():
-        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
-    return keys
+        sys.exit(f"error: {unknown_key.explain(argv) or message}")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def read_rows(path: Path, last_epoch: int) -> list[dict[str, str]]:
-    """The rows of epochs 1 to `last_epoch`; none where there is no file yet."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["epoch"]) <= last_epoch]
-
-
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Replaces the file by these rows, in one step and durably; the first row names the columns."""
     path.parent.mkdir(parents=True, exist_ok=True)

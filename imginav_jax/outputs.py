@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from imginav_jax.errors import UserError
+
+_OPTIONS = ("--workdir", "--config.phase_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,33 +43,41 @@ class Outputs:
         return folder / f"{self.name}_summary.json"
 
     def check_writable(self) -> None:
-        """UserError if one of the folders cannot be made or written; makes nothing."""
-        for folder, option in zip(self.folders, ("--workdir", "--config.phase_dir"), strict=True):
-            existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-                raise UserError(f"{option} {folder} cannot be written: {existing} is not a writable folder")
+        """UserError if a file cannot be made in one of the folders, or where they are to be; leaves nothing."""
+        for folder, option in zip(self.folders, _OPTIONS, strict=True):
+            try:
+                for place in (folder, folder / "samples", self.checkpoints):
+                    existing = next(path for path in (place, *place.absolute().parents) if path.exists())
+                    with tempfile.TemporaryFile(dir=existing):
+                        pass
+            except OSError as error:
+                raise UserError(f"{option} {folder} cannot be written: {error}") from None
 
     def check_same_experiment(self, fingerprint: dict[str, Any]) -> None:
-        """UserError if a folder holds this name's run of another experiment; names the fields that differ."""
-        for folder, option in zip(self.folders, ("--workdir", "--config.phase_dir"), strict=True):
-            for path in (
-                sorted(folder.glob("*_experiment.json")) if folder == self.workdir else [self.experiment_json(folder)]
-            ):
-                if path.exists():
-                    _compare(folder, option, read_json(path).get("fingerprint", {}), fingerprint)
+        """UserError if the workdir holds any other experiment, or the phase folder another one of this name."""
+        for path in sorted(self.workdir.glob("*_experiment.json")):
+            compare_fingerprints(f"--workdir {self.workdir}", read_json(path).get("fingerprint", {}), fingerprint)
+        path = self.experiment_json(self.phase_dir)
+        if path.exists():
+            place = f"--config.phase_dir {self.phase_dir}, {path.name},"
+            compare_fingerprints(place, read_json(path).get("fingerprint", {}), fingerprint)
 
     def open(self, description: dict[str, Any]) -> None:
         """Makes the folders and leaves the description of the experiment in each."""
         for folder in self.folders:
-            (folder / "samples").mkdir(parents=True, exist_ok=True)
-            write_json(self.experiment_json(folder), description)
+            try:
+                (folder / "samples").mkdir(parents=True, exist_ok=True)
+                write_json(self.experiment_json(folder), description)
+            except OSError as error:
+                raise UserError(f"{folder} cannot be written: {error}") from None
 
 
-def _compare(folder: Path, option: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def compare_fingerprints(place: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """UserError that names every field in which they differ, with both values."""
     differing = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
     if differing:
         fields = "; ".join(f"{key} {found.get(key)} there, {expected.get(key)} here" for key in differing)
-        raise UserError(f"{folder} holds another experiment ({fields}); choose another {option}, or remove it")
+        raise UserError(f"{place} holds another experiment ({fields}); choose another folder")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -79,4 +91,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces the file in one step."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Replaces the PNG in one step."""
+    temporary = path.with_name(path.name + ".tmp")
+    picture.save(temporary, format="PNG")
     temporary.replace(path)

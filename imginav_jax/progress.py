@@ -3,12 +3,15 @@
 import logging
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
 
+_T = TypeVar("_T")
 logger = logging.getLogger("imginav_jax")
 
 
@@ -35,6 +38,12 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def count(self, elements: Iterable[_T]) -> Iterator[_T]:
+        """The same elements, each counted when it is taken."""
+        for element in elements:
+            self.advance()
+            yield element
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Counts `count` more; `note` (the loss, say) stands behind the numbers."""

@@ -1,5 +1,8 @@
 """What a run says about itself: at its start, when it goes on, and at its end."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from jax.sharding import Mesh
 
 from imginav_jax.datasets.preparation import PreparedData
@@ -19,7 +22,7 @@ def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int]
     if data.synthetic:
         _say_synthetic()
     counts = f"{sum(sizes):,} layouts of {data.facts['scenes']:,} scenes, {size}x{size}"
-    _say("Experiment", config.name)
+    _say("Experiment", f"{outputs.name}, its config in {outputs.experiment_json(outputs.workdir)}")
     _say("Data set", f"{data.kind} {data.manifest}, {counts}")
     _say("", f"{sizes[0]:,} for training, {sizes[1]:,} for validation, {data.facts['duplicates']:,} exact duplicates")
     if not data.synthetic:
@@ -36,6 +39,10 @@ def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int]
     _say("", f"copies in {outputs.phase_dir}")
 
 
+def say_compiling() -> None:
+    logger.info("Compiling the training and the evaluation step ...")
+
+
 def say_compiled(parameters: int, seconds: float, memory_mib: float) -> None:
     _say("Compiled", f"{parameters:,} parameters, a training step needs {memory_mib:,.0f} MiB; took {seconds:.1f} s")
 
@@ -45,27 +52,29 @@ def say_resumed(step: int, epoch: int) -> None:
 
 
 def say_finished(outputs: Outputs, epoch: int, stopping: EarlyStopping) -> None:
-    reason = " (stopped early)" if stopping.should_stop else ""
-    logger.info("%s has finished already: %d epochs%s, best epoch %d, validation loss %.6f. Nothing was changed.",
-                outputs.name, epoch, reason, stopping.best_epoch, stopping.best_loss)  # fmt: skip
-    logger.info("Results are in %s; train again with another --workdir.", outputs.workdir)
+    best = f"best epoch {stopping.best_epoch}, validation loss {stopping.best_loss:.6f}"
+    logger.info("%s has finished already: %d epochs, %s. Nothing was changed.", outputs.name, epoch, best)
+    logger.info("Results are in %s; train again with another --workdir and --config.phase_dir.", outputs.workdir)
 
 
-def say_epoch(row: dict[str, object], num_epochs: int) -> None:
+def say_epoch(row: Mapping[str, Any], num_epochs: int) -> None:
+    quality = (
+        f"PSNR {row['val_PSNR']:.2f} dB, mIoU {row['val_mIoU']:.3f}, pixel accuracy {row['val_pixel_accuracy']:.4f}"
+    )
+    speed = f"{row['images_per_second']:.1f} img/s, {row['epoch_seconds']:.0f} s"
+    left = (num_epochs - row["epoch"]) * row["epoch_seconds"] / 60
     logger.info(
-        "Epoch %d/%d: loss %.5f, validation %.5f, PSNR %.2f dB, mIoU %.3f, pixel accuracy %.4f, %.1f img/s, %.0f s",
-        *(row["epoch"], num_epochs, row["train_loss"], row["val_loss"], row["val_PSNR"], row["val_mIoU"]),
-        *(row["val_pixel_accuracy"], row["images_per_second"], row["epoch_seconds"]),
+        "Epoch %d/%d: loss %.5f, validation %.5f, %s, %s, %.0f min left",
+        *(row["epoch"], num_epochs, row["train_loss"], row["val_loss"], quality, speed, left),
     )
 
 
-def say_end(outputs: Outputs, best: dict[str, str], stopped_early: bool) -> None:
+def say_end(outputs: Outputs, best: Mapping[str, Any], stopped_early: bool) -> None:
     """`best`: the row of the best epoch."""
     logger.info("Stopped early." if stopped_early else "All epochs done.")
-    _say("Best epoch", f"{best['epoch']}: validation loss {float(best['val_loss']):.6f}, "
-                       f"PSNR {float(best['val_PSNR']):.2f} dB, mIoU {float(best['val_mIoU']):.3f}, "
-                       f"pixel accuracy {float(best['val_pixel_accuracy']):.4f}, "
-                       f"room/scene accuracy {float(best['val_room_scene_accuracy']):.3f}")  # fmt: skip
+    _say("Best epoch", f"{best['epoch']}: validation loss {best['val_loss']:.6f}, PSNR {best['val_PSNR']:.2f} dB")
+    _say("", f"mIoU {best['val_mIoU']:.3f}, pixel accuracy {best['val_pixel_accuracy']:.4f}, "
+             f"room/scene accuracy {best['val_room_scene_accuracy']:.3f}")  # fmt: skip
     _say("Metrics", str(outputs.metrics_csv(outputs.phase_dir)))
     _say("Pictures", str(outputs.sample(outputs.phase_dir, "best", "comparison")))
     _say("", str(outputs.sample(outputs.phase_dir, "best", "segmentation")))

@@ -30,11 +30,11 @@ class Losses(NamedTuple):
 class TrainMetrics(NamedTuple):
     """Scalars of one step; the loss terms are already multiplied by their weights."""
 
-    loss: Float[Array, ""]
-    mse_rgb: Float[Array, ""]
-    ce_segmentation: Float[Array, ""]
-    ce_classification: Float[Array, ""]
-    grad_norm: Float[Array, ""]
+    loss: Float[Any, ""]
+    mse_rgb: Float[Any, ""]
+    ce_segmentation: Float[Any, ""]
+    ce_classification: Float[Any, ""]
+    grad_norm: Float[Any, ""]
 
 
 class EvalMetrics(NamedTuple):
@@ -47,8 +47,8 @@ class EvalMetrics(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    rgb: UInt8[Array, "b h w 3"]
-    classes: UInt8[Array, "b h w"]
+    rgb: UInt8[Any, "b h w 3"]
+    classes: UInt8[Any, "b h w"]
 
 
 def scale_images(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

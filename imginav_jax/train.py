@@ -1,4 +1,4 @@
-"""The training loop: cadence, checkpoints, early stopping, and where the numbers go."""
+"""The training loop: cadence, checkpoints, early stopping, and what stops a run."""
 
 import contextlib
 import dataclasses
@@ -6,16 +6,15 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from imginav_jax import evaluate, experiment, input_pipeline, metrics_csv, model, screen, train_state
+from imginav_jax import evaluate, experiment, input_pipeline, model, screen, train_state
 from imginav_jax.batch import Batch
 from imginav_jax.checkpoints import Checkpoints, latest_position
 from imginav_jax.compiled import CompiledSteps, batch_sharding, compile_steps, peak_memory_mib
@@ -26,12 +25,14 @@ from imginav_jax.errors import RunError, UserError
 from imginav_jax.experiment import Config, Experiment
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.optimizer import make_optimizer
-from imginav_jax.outputs import Outputs, write_json
+from imginav_jax.outputs import Outputs, compare_fingerprints, read_json
 from imginav_jax.progress import Progress
-from imginav_jax.steps import TrainMetrics, weigh_losses
+from imginav_jax.records import EpochCosts, Records, Row, make_row
+from imginav_jax.steps import TrainMetrics
 from imginav_jax.train_state import TrainState
 
 _SCALARS_EVERY_STEPS = 10
+_LAYOUTS_NAMED = 8
 
 
 @dataclasses.dataclass
@@ -42,6 +43,7 @@ class Position:
     epoch: int = 0  # epochs finished
     sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics of this epoch's steps
     train_seconds: float = 0.0  # spent in this epoch's steps
+    rows: list[Row] = dataclasses.field(default_factory=list)  # of the finished epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +51,13 @@ class Run:
     """What a run works with; only what `position` and `stopping` say changes while it trains."""
 
     experiment: Experiment
-    outputs: Outputs
-    data: preparation.PreparedData
+    fingerprint: dict[str, Any]
     training: LayoutSource
     validation: LayoutSource
     mesh: Mesh
     compiled: CompiledSteps
+    records: Records
     checkpoints: Checkpoints
-    writer: Any  # clu's MetricWriter
-    fingerprint: dict[str, Any]
     position: Position
     stopping: EarlyStopping
 
@@ -82,15 +82,16 @@ def train(config: Config, workdir: str | None = None) -> None:
       RunError: a loss became infinite or NaN.
     """
     exp = experiment.from_config(config)
-    outputs = Outputs(exp.name, Path(workdir or f"experiments/phase1/{exp.name}"), Path(config.phase_dir))
+    workdir = workdir or f"experiments/phase1/{exp.name}"
+    outputs = Outputs(exp.name, Path(workdir).expanduser(), Path(config.phase_dir).expanduser())
     outputs.check_writable()
     mesh = _make_mesh(config.num_devices, config.batch_size)
     data = preparation.prepare(exp.data, exp.cache_dir)
-    fingerprint = exp.fingerprint(data.key)
+    fingerprint = exp.fingerprint(f"{data.kind} {data.key}")
     outputs.check_same_experiment(fingerprint)
     stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
-    position = _read_position(outputs, stopping)
-    if _is_over(config, position, stopping) and outputs.summary_json(outputs.workdir).exists():
+    position = _read_position(outputs, fingerprint, stopping)
+    if _is_over(config, position, stopping) and _is_summed_up(outputs, position):
         screen.say_finished(outputs, position.epoch, stopping)
         return
 
@@ -101,17 +102,24 @@ def train(config: Config, workdir: str | None = None) -> None:
     screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs)
     outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
     compiled = _compile(exp, mesh)
-    period = config.checkpoint.every_epochs * input_pipeline.steps_per_epoch(len(training), config.batch_size)
     with (
         contextlib.closing(_open_writer(outputs)) as writer,
-        contextlib.closing(Checkpoints(outputs.checkpoints, keep_period=period)) as checkpoints,
+        contextlib.closing(_open_checkpoints(outputs, config, len(training))) as checkpoints,
     ):
         run = Run(
-            *(exp, outputs, data, training, validation, mesh, compiled),
-            *(checkpoints, writer, fingerprint, position, stopping),
+            experiment=exp,
+            fingerprint=fingerprint,
+            training=training,
+            validation=validation,
+            mesh=mesh,
+            compiled=compiled,
+            records=Records(outputs, writer, data.kind),
+            checkpoints=checkpoints,
+            position=position,
+            stopping=stopping,
         )
         _train_epochs(run, _start_state(run))
-        _finish(run)
+        _finish(run, data.describe())
 
 
 def _make_mesh(num_devices: int, batch_size: int) -> Mesh:
@@ -125,10 +133,30 @@ def _make_mesh(num_devices: int, batch_size: int) -> Mesh:
     return Mesh(np.array(devices), ("data",))
 
 
+def _read_position(outputs: Outputs, fingerprint: dict[str, Any], stopping: EarlyStopping) -> Position:
+    """The latest checkpoint's position, and its early stopping into `stopping`; a fresh one where there is none."""
+    stored = latest_position(outputs.checkpoints)
+    if stored is None:
+        return Position()
+    compare_fingerprints(str(outputs.checkpoints), stored["fingerprint"], fingerprint)
+    stopping.load(stored["early_stopping"])
+    return Position(**stored["position"])
+
+
+def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> bool:
+    return position.epoch >= config.num_epochs or stopping.should_stop
+
+
+def _is_summed_up(outputs: Outputs, position: Position) -> bool:
+    path = outputs.summary_json(outputs.workdir)
+    return path.exists() and read_json(path).get("epochs") == position.epoch
+
+
 def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
     config = exp.config
     optimizer = make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
     create = functools.partial(train_state.create, config=exp.model, optimizer=optimizer)
+    screen.say_compiling()
     shape = config.batch_size, config.data.image_size
     compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh)
     parameters = model.parameter_count(compiled.abstract_state.params)
@@ -138,24 +166,17 @@ def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
 
 def _open_writer(outputs: Outputs) -> Any:
     """clu's TensorBoard writer; TensorFlow is imported here and nowhere else, after every check of the input."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow only writes event files here: its notes on
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # how it computes would mislead
+    # TensorFlow only writes event files here; its notes on how it computes would mislead.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from clu import metric_writers
 
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(outputs.workdir)))
 
 
-def _read_position(outputs: Outputs, stopping: EarlyStopping) -> Position:
-    """The latest checkpoint's position, and its early stopping into `stopping`; a fresh one where there is none."""
-    stored = latest_position(outputs.checkpoints)
-    if stored is None:
-        return Position()
-    stopping.load(stored["early_stopping"])
-    return Position(**stored["position"])
-
-
-def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> bool:
-    return position.epoch >= config.num_epochs or stopping.should_stop
+def _open_checkpoints(outputs: Outputs, config: Config, num_training: int) -> Checkpoints:
+    steps_per_epoch = input_pipeline.steps_per_epoch(num_training, config.batch_size)
+    return Checkpoints(outputs.checkpoints, keep_period=config.checkpoint.every_epochs * steps_per_epoch)
 
 
 def _start_state(run: Run) -> TrainState:
@@ -167,167 +188,128 @@ def _start_state(run: Run) -> TrainState:
 
 def _train_epochs(run: Run, state: TrainState) -> None:
     config, position = run.config, run.position
-    rows: list[Mapping[str, object]] = list(
-        metrics_csv.read_rows(run.outputs.metrics_csv(run.outputs.workdir), position.epoch)
-    )
-    run.writer.write_hparams(_flatten(config) | {"data": run.data.kind})
+    run.records.write_start(config)
     dataset = input_pipeline.train_dataset(run.training, config.batch_size, config.num_epochs, config.seed)
-    batches = input_pipeline.prefetch(dataset[position.step :], batch_sharding(run.mesh), config.data.num_workers)
+    sharding = batch_sharding(run.mesh)
+    batches = input_pipeline.prefetch(dataset[position.step :], sharding, config.data.num_workers)
     while not _is_over(config, position, run.stopping):
         start = time.monotonic() - position.train_seconds
         state = _train_epoch(run, state, batches)
         evaluation = _evaluate(run, state)
-        position.epoch += 1
-        rows.append(_row(run, evaluation, time.monotonic() - start))
-        val_loss = float(str(rows[-1]["val_loss"]))
-        if not math.isfinite(val_loss):
-            raise RunError(f"the validation loss after step {position.step} (epoch {position.epoch}) is {val_loss}")
-        run.stopping.update(val_loss, position.epoch, position.step)
-        position.sums, position.train_seconds = {}, 0.0
-        _write_row(run, rows)
-        _save(run, state)
+        row = _close_epoch(run, evaluation, start)
+        run.records.write_epochs(position.rows)
+        screen.say_epoch(row, config.num_epochs)
         if position.epoch % config.samples.every_epochs == 0:
             _write_samples(run, state.params, f"epoch_{position.epoch:03d}")
+        _save(run, state)
 
 
 def _train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     """The steps that are left of this epoch; metrics are fetched while the next step runs."""
     config, position = run.config, run.position
-    first = position.epoch * run.steps_per_epoch
-    start = last_save = time.monotonic()
-    earlier_seconds, pending = position.train_seconds, None
-    done = (position.step - first) * config.batch_size
-    with Progress(f"Epoch {position.epoch + 1}", run.steps_per_epoch * config.batch_size, "img", done) as progress:
-        for _ in range(position.step, first + run.steps_per_epoch):
-            state, metrics = run.compiled.train(state, next(batches))
+    first, end = position.epoch * run.steps_per_epoch, (position.epoch + 1) * run.steps_per_epoch
+    start, last_save = time.monotonic() - position.train_seconds, time.monotonic()
+    done, total = (position.step - first) * config.batch_size, run.steps_per_epoch * config.batch_size
+    pending = None
+    with Progress(f"Epoch {position.epoch + 1}/{config.num_epochs}", total, "img", done) as progress:
+        for step in range(position.step + 1, end + 1):
+            batch = next(batches)
+            state, metrics = run.compiled.train(state, batch)
             if pending is not None:
-                _record(run, pending, progress)
-            pending = metrics
-            if config.checkpoint.every_minutes and time.monotonic() - last_save > 60 * config.checkpoint.every_minutes:
-                _record(run, pending, progress)
+                _record(run, *pending, progress)
+            pending = metrics, batch
+            # Not at the end of an epoch: its own save follows, with the validation in it.
+            if step < end and _is_due(config.checkpoint.every_minutes, last_save):
+                _record(run, *pending, progress)
                 pending, last_save = None, time.monotonic()
-                position.train_seconds = earlier_seconds + last_save - start
+                position.train_seconds = last_save - start
                 _save(run, state)
         if pending is not None:
-            _record(run, pending, progress)
-    position.train_seconds = earlier_seconds + time.monotonic() - start
+            _record(run, *pending, progress)
+    position.train_seconds = time.monotonic() - start
     return state
 
 
-def _record(run: Run, pending: TrainMetrics, progress: Progress) -> None:
+def _is_due(every_minutes: float, last_save: float) -> bool:
+    return every_minutes > 0 and time.monotonic() - last_save >= 60 * every_minutes
+
+
+def _record(run: Run, metrics: TrainMetrics, batch: Batch, progress: Progress) -> None:
     """Counts a step whose metrics have arrived; RunError if they are not finite."""
-    values = {name: float(value) for name, value in jax.device_get(pending)._asdict().items()}
+    values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
     position = run.position
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise RunError(
-            f"step {position.step + 1} (epoch {position.epoch + 1}): {bad[0]} is {values[bad[0]]}; training stops, "
-            f"the checkpoints in {run.outputs.checkpoints} are those from before"
-        )
+    for name, value in values.items():
+        if not math.isfinite(value):
+            layouts = [run.training.layout_id(int(index)) for index in np.asarray(batch.index)[:_LAYOUTS_NAMED]]
+            raise RunError(
+                f"step {position.step + 1} (epoch {position.epoch + 1}): {name} is {value} on {', '.join(layouts)}; "
+                f"training stops, the checkpoints in {run.records.outputs.checkpoints} are from before"
+            )
     position.step += 1
     position.sums = {name: position.sums.get(name, 0.0) + value for name, value in values.items()}
     progress.advance(run.config.batch_size, f"loss {values['loss']:.4f}")
     if position.step % _SCALARS_EVERY_STEPS == 0:
-        run.writer.write_scalars(position.step, {f"step/{name}": value for name, value in values.items()})
+        run.records.write_step(position.step, values)
 
 
 def _evaluate(run: Run, state: TrainState) -> evaluate.Evaluation:
     dataset = input_pipeline.eval_dataset(run.validation, run.config.batch_size)
-    return evaluate.evaluate(
-        run.compiled.evaluate, state.params, input_pipeline.prefetch(dataset, batch_sharding(run.mesh))
+    with Progress("Validation", len(dataset), "batches") as progress:
+        batches = progress.count(input_pipeline.prefetch(dataset, batch_sharding(run.mesh)))
+        return evaluate.evaluate(run.compiled.evaluate, state.params, batches)
+
+
+def _close_epoch(run: Run, evaluation: evaluate.Evaluation, start: float) -> Row:
+    """The finished epoch's row; position and early stopping move on. RunError if the validation is not finite."""
+    position, config = run.position, run.config
+    position.epoch += 1
+    means = TrainMetrics(**{name: total / run.steps_per_epoch for name, total in position.sums.items()})
+    costs = EpochCosts(
+        images_per_second=run.steps_per_epoch * config.batch_size / position.train_seconds,
+        epoch_seconds=time.monotonic() - start,
+        peak_memory_mib=peak_memory_mib(run.compiled, run.mesh),
     )
-
-
-def _row(run: Run, evaluation: evaluate.Evaluation, seconds: float) -> dict[str, object]:
-    """One epoch's row: the original's columns first, loss terms multiplied by their weights, then ours."""
-    position = run.position
-    means = {name: total / run.steps_per_epoch for name, total in position.sums.items()}
-    terms = weigh_losses(evaluation.losses, run.experiment.weights)
-    return {
-        "epoch": position.epoch,
-        "train_loss": means["loss"],
-        "train_MSE_rgb": means["mse_rgb"],
-        "train_CE_segmentation": means["ce_segmentation"],
-        "train_CE_classification": means["ce_classification"],
-        "val_loss": sum(terms),
-        "val_MSE_rgb": terms.mse_rgb,
-        "val_CE_segmentation": terms.ce_segmentation,
-        "val_CE_classification": terms.ce_classification,
-        **evaluation.columns(),
-        "learning_rate": run.config.optimizer.learning_rate,
-        "grad_norm": means["grad_norm"],
-        "images_per_second": run.steps_per_epoch * run.config.batch_size / position.train_seconds,
-        "epoch_seconds": seconds,
-        "peak_memory_mib": peak_memory_mib(run.compiled, run.mesh),
-        "step": position.step,
-        "data": run.data.kind,
-    }
-
-
-def _write_row(run: Run, rows: list[Mapping[str, object]]) -> None:
-    row = dict(rows[-1])
-    for folder in run.outputs.folders:
-        metrics_csv.write_rows(run.outputs.metrics_csv(folder), rows)
-    scalars = {name.replace("_", "/", 1) if name.startswith(("train_", "val_")) else f"epoch/{name}": value
-               for name, value in row.items() if isinstance(value, float) and math.isfinite(value)}  # fmt: skip
-    run.writer.write_scalars(run.position.step, scalars)
-    run.writer.flush()
-    screen.say_epoch(row, run.config.num_epochs)
+    row = make_row(position.epoch, position.step, means, evaluation, run.experiment.weights, costs)
+    row |= {"learning_rate": config.optimizer.learning_rate, "data": run.records.data_kind}
+    if not math.isfinite(row["val_loss"]):
+        raise RunError(f"the validation loss after step {position.step} (epoch {position.epoch}) is {row['val_loss']}")
+    run.stopping.update(row["val_loss"], position.epoch, position.step)
+    position.rows.append(row)
+    position.sums, position.train_seconds = {}, 0.0
+    return row
 
 
 def _save(run: Run, state: TrainState) -> None:
-    position = {
+    stored = {
         "position": dataclasses.asdict(run.position),
         "early_stopping": run.stopping.dump(),
         "fingerprint": run.fingerprint,
     }
-    run.checkpoints.save(run.position.step, state, position, run.stopping.best_step)
+    run.checkpoints.save(run.position.step, state, stored, run.stopping.best_step)
 
 
 def _write_samples(run: Run, params: model.Params, moment: str) -> None:
-    """The same validation layouts each time, at full resolution, to both folders and TensorBoard."""
-    source = run.validation
-    chosen = evaluate.spread_indices(len(source), run.config.samples.count)
-    images = np.stack([decode_layout(source[index]["image"]) for index in chosen])
+    """The same validation layouts each time, at full resolution."""
+    chosen = evaluate.spread_indices(len(run.validation), run.config.samples.count)
+    images = np.stack([decode_layout(run.validation[index]["image"]) for index in chosen])
     made = jax.device_get(run.compiled.reconstruct(params, images))
-    title = [run.outputs.name, moment.replace("_", " "), *(["SYNTHETIC LAYOUTS"] if run.data.synthetic else [])]
-    pairs = {
-        "comparison": (images, made.rgb, ("input", "reconstruction")),
-        "segmentation": (
-            evaluate.true_classes_in_color(images),
-            evaluate.color_classes(made.classes),
-            ("true classes", "predicted classes"),
-        ),
-    }
-    for kind, (left, right, captions) in pairs.items():
-        picture = evaluate.side_by_side(left, right, captions, title)
-        for folder in run.outputs.folders:
-            picture.save(run.outputs.sample(folder, moment, kind))
-        run.writer.write_images(run.position.step, {f"{moment.split('_')[0]}/{kind}": np.asarray(picture)})
+    run.records.write_samples(run.position.step, moment, images, made)
 
 
-def _finish(run: Run) -> None:
+def _finish(run: Run, data: dict[str, Any]) -> None:
     """Restores the best weights, draws what they make, and leaves a summary that says that the run is over."""
-    outputs, stopping = run.outputs, run.stopping
+    outputs, stopping, position = run.records.outputs, run.stopping, run.position
     run.checkpoints.wait()
     best = run.checkpoints.restore(stopping.best_step, run.compiled.abstract_state)
     _write_samples(run, best.params, "best")
-    rows = metrics_csv.read_rows(outputs.metrics_csv(outputs.workdir), stopping.best_epoch)
+    row = position.rows[stopping.best_epoch - 1]
+    stopped_early = position.epoch < run.config.num_epochs
     summary = {
-        "epochs": run.position.epoch,
-        "stopped_early": stopping.should_stop,
-        "best_step": stopping.best_step,
+        "epochs": position.epoch,
+        "stopped_early": stopped_early,
         "best_checkpoint": str((outputs.checkpoints / str(stopping.best_step)).absolute()),
-        "data": run.data.describe(),
-        "best_epoch": rows[-1],
+        "best_epoch": row,
+        "data": data,
     }
-    for folder in outputs.folders:
-        write_json(outputs.summary_json(folder), summary)
-    screen.say_end(outputs, rows[-1], stopping.should_stop)
-
-
-def _flatten(config: Config, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: str(value)}
-    return flat
+    run.records.write_summary(summary)
+    screen.say_end(outputs, row, stopped_early)

@@ -1,6 +1,6 @@
 """The leaves of the loop: early stopping, the CSV, checkpoints, whose run a workdir holds."""
 
-import math
+import csv
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +37,14 @@ def test_early_stopping_goes_on_from_what_it_dumped():
     assert second == whole
 
 
-def test_rows_come_back_up_to_an_epoch_and_nothing_else_is_left(tmp_path):
+def test_the_csv_is_replaced_whole(tmp_path):
     path = tmp_path / "new" / "metrics.csv"
-    assert metrics_csv.read_rows(path, 3) == []
-    rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)]
-    metrics_csv.write_rows(path, rows)
-    assert metrics_csv.read_rows(path, 2) == [{"epoch": "1", "loss": "1.0"}, {"epoch": "2", "loss": "0.5"}]
-    assert [float(row["loss"]) for row in metrics_csv.read_rows(path, 9)] == [1, 1 / 2, 1 / 3]
+    for last in (3, 2):
+        metrics_csv.write_rows(path, [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, last + 1)])
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [float(row["loss"]) for row in rows] == [1, 1 / 2]
     assert [each.name for each in path.parent.iterdir()] == ["metrics.csv"]
 
 
@@ -52,7 +53,6 @@ def test_latest_best_and_periodic_checkpoints_are_kept(tmp_path):
     state = {"w": jnp.arange(6.0), "n": {0: jnp.int32(3)}}
     for step in range(1, 8):
         kept.save(step, jax.tree.map(lambda x, step=step: x + step, state), {"epoch": step}, best_step=min(step, 2))
-        kept.save(step, state, {"epoch": -1}, best_step=2)  # saved already: the first stays
     kept.wait()
     abstract = jax.eval_shape(lambda: state)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jnp.zeros(1).sharding), abstract)
@@ -71,23 +71,32 @@ def test_latest_best_and_periodic_checkpoints_are_kept(tmp_path):
 def test_folders_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "file").touch()
     Outputs("run", tmp_path / "a", tmp_path / "b").check_writable()
-    with pytest.raises(UserError, match=r"--workdir .* is not a writable folder"):
+    with pytest.raises(UserError, match=r"--workdir .* cannot be written"):
         Outputs("run", tmp_path / "file" / "a", tmp_path / "b").check_writable()
-    with pytest.raises(UserError, match=r"--config\.phase_dir .* is not a writable folder"):
+    with pytest.raises(UserError, match=r"--config\.phase_dir .* cannot be written"):
         Outputs("run", tmp_path / "a", tmp_path / "file").check_writable()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["file"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "checkpoints").touch()
+    with pytest.raises(UserError, match=r"--workdir .* cannot be written"):
+        Outputs("run", tmp_path / "a", tmp_path / "b").check_writable()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "file"]
 
 
 def test_another_experiment_is_refused_with_both_values(tmp_path):
     outputs = Outputs("run", tmp_path / "work", tmp_path / "phase")
     outputs.open({"fingerprint": {"seed": 42, "batch_size": 16}})
     outputs.check_same_experiment({"seed": 42, "batch_size": 16})
-    with pytest.raises(UserError, match=r"work holds another experiment \(seed 42 there, 43 here\).*--workdir"):
+    with pytest.raises(UserError, match=r"--workdir .*work holds another experiment \(seed 42 there, 43 here\)"):
         outputs.check_same_experiment({"seed": 43, "batch_size": 16})
     elsewhere = Outputs("run", tmp_path / "other", tmp_path / "phase")
-    with pytest.raises(UserError, match=r"phase holds another .*batch_size 16 there, 8 here.*--config\.phase_dir"):
+    with pytest.raises(UserError, match=r"--config\.phase_dir .*run_experiment.*batch_size 16 there, 8 here"):
         elsewhere.check_same_experiment({"seed": 42, "batch_size": 8})
     renamed = Outputs("other", tmp_path / "work", tmp_path / "phase")
-    with pytest.raises(UserError, match="work holds another experiment"):
+    with pytest.raises(UserError, match="holds another experiment"):
         renamed.check_same_experiment({"seed": 1, "batch_size": 16})
-    assert math.isinf(EarlyStopping(1, 0).best_loss)
+
+
+def test_a_foreign_checkpoint_is_named(tmp_path):
+    (tmp_path / "steps" / "7").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"steps/7 is not a checkpoint of this program"):
+        checkpoints.latest_position(tmp_path / "steps")

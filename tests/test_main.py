@@ -50,6 +50,9 @@ def places(folder):
         (["--config=configs/nowhere.py:R1"], "No such file or directory: 'configs/nowhere.py'"),
         ([CONFIG, "--config.batchsize=3"], 'unknown config key "batchsize"; valid ones are batch_size, checkpoint.'),
         ([CONFIG, "--config.model.depth=3"], 'unknown config key "model.depth"; valid ones are batch_size'),
+        (["--config", "configs/phase1_2.py:R1", "--config.batchsize=3"], 'unknown config key "batchsize"'),
+        (["--config.seed=1"], "config"),
+        (["--config=configs:R1", "--config.seed=1"], "configs"),
         ([CONFIG, "--config.batch_size=many"], "--config.batch_size=many"),
         ([CONFIG, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
         ([CONFIG, "extra"], "unknown argument extra"),
@@ -92,6 +95,48 @@ def test_a_run_speaks_in_plain_lines_and_a_second_one_has_nothing_to_do(tmp_path
     second = run(*TINY, *places(tmp_path))
     assert second.returncode == 0
     assert "has finished already" in second.stdout
+
+
+def test_four_devices_and_one_agree():
+    program = """
+import functools, jax, numpy as np
+from imginav_jax import compiled, model, optimizer, steps, train_state
+from imginav_jax.batch import Batch
+from imginav_jax.datasets import palette
+config = model.AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_steps=1)
+adamw = optimizer.make_optimizer(1e-3, 0.01)
+create = functools.partial(train_state.create, config=config, optimizer=adamw)
+rng = np.random.default_rng(0)
+batches = [
+    Batch(palette.COLORS[rng.integers(0, 10, (8, 8, 8))], rng.integers(0, 2, 8, dtype=np.int32),
+          np.arange(8, dtype=np.int32), np.arange(8) < 6)
+    for _ in range(20)
+]
+found = []
+for devices in (1, 4):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    run = compiled.compile_steps(config, steps.LossWeights(), adamw, create, (8, 8), mesh)
+    state, losses = run.create(jax.random.key(0)), []
+    for batch in batches:
+        batch = jax.device_put(batch, compiled.batch_sharding(mesh))
+        state, metrics = run.train(state, batch)
+        losses.append(float(metrics.loss))
+    found.append((losses, jax.device_get(run.evaluate(state.params, batch))))
+np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
+assert np.abs(found[0][1].confusion - found[1][1].confusion).sum() <= 4
+np.testing.assert_allclose(found[0][1].losses.mse_rgb, found[1][1].losses.mse_rgb, rtol=1e-4)
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, timeout=300)
+
+
+def test_steps_model_and_evaluation_start_without_tensorflow():
+    program = """
+import sys
+from imginav_jax import checkpoints, evaluate, input_pipeline, main, records, steps, train
+assert not {"tensorflow", "clu"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_a_missing_file_an_empty_one_and_a_folder(tmp_path):
 @pytest.mark.parametrize("column", COLUMNS)
 def test_a_missing_column_is_named(write_manifest, column):
     path = write_manifest([], [each for each in COLUMNS if each != column])
-    with pytest.raises(UserError, match=f"lacks the columns {column}; it has"):
+    with pytest.raises(UserError, match=f"lacks the column {column}; it has"):
         read_manifest(path)
 
 
@@ -70,10 +70,14 @@ def test_bad_rows_are_reported_together_with_line_column_and_value(write_manifes
             ("", "room", "1", "1.png", "false"),
             ("a", "room"),
             ("a", "room", "1", "1.png", "false"),
+            ("", "barn", "1", "1.png", "false"),
+            ("a", "room", "1", "1.png", "false", "surplus"),
         ]
     )
     message = problems(path)
-    assert "4 bad rows" in message
+    assert "6 bad rows" in message
+    assert 'row 7: scene_id is empty; type "barn"' in message
+    assert "row 8: more values than columns" in message
     assert 'row 2: type "kitchen", expected room or scene' in message
     assert 'row 3: is_empty "maybe", expected true, false, 0 or 1' in message
     assert "row 4: scene_id is empty" in message

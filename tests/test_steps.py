@@ -128,7 +128,7 @@ def test_pictures_show_the_true_and_the_predicted_side_by_side():
     assert truth[0, 0, 0].tolist() == [0, 0, 0]
     np.testing.assert_array_equal(truth[0, 1:], image[0, 1:])
     np.testing.assert_array_equal(evaluate.color_classes(np.array([[[0, 9]]])), [[[[228, 26, 28], [240, 240, 240]]]])
-    assert evaluate.spread_indices(100, 3) == [0, 50, 99] or evaluate.spread_indices(100, 3) == [0, 49, 99]
+    assert evaluate.spread_indices(100, 3) == [0, 50, 99]
     assert evaluate.spread_indices(2, 8) == [0, 1]
 
 

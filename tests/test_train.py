@@ -1,8 +1,10 @@
 """Whole runs of a tiny experiment: outputs, continuation, determinism, and what stops a run."""
 
 import csv
+import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
 from configs.phase1_2 import get_config
@@ -36,6 +39,7 @@ def tiny_config(folder, **overrides):
         "model.base_channels": 16,
         "batch_size": 4,
         "num_epochs": 3,
+        "optimizer.learning_rate": 2e-3,
         "samples.count": 3,
         **overrides,
     }
@@ -129,15 +133,18 @@ def test_tensorboards_own_reader_finds_scalars_images_and_hyperparameters(finish
     expected = [(int(row["step"]), float(row["val_loss"])) for row in rows_of(folder / "work")]
     assert [step for step, _ in losses] == [steps_per_epoch, 2 * steps_per_epoch, 3 * steps_per_epoch]
     np.testing.assert_allclose([loss for _, loss in losses], [loss for _, loss in expected], rtol=1e-6)
-    hparams = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    assert b"optimizer.learning_rate" in hparams
-    assert b"synthetic" in hparams
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["optimizer.learning_rate"].number_value == 2e-3
+    assert hparams["data"].string_value == "synthetic"
 
 
 def test_a_finished_run_says_so_and_touches_nothing(finished, caplog):
     folder, config = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    train.train(config, str(folder / "work"))
+    with caplog.at_level("INFO", "imginav_jax"):
+        train.train(config, str(folder / "work"))
+    assert "has finished already: 3 epochs" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -154,7 +161,9 @@ def test_the_same_seed_gives_the_same_bits_and_a_continued_run_too(finished, tmp
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", [3, 9])
+def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(finished, tmp_path, monkeypatch, at):
+    """Cut in the first and in the second epoch of six steps, saved after every step."""
     folder, config = finished
     work = tmp_path / "work"
     cut = tiny_config(folder, phase_dir=str(tmp_path / "phase"), **{"checkpoint.every_minutes": 1e-9})
@@ -162,7 +171,7 @@ def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(finished, tmp_path, m
 
     def record_until_cut(*args):
         calls.append(args)
-        if len(calls) == 9:  # in the second epoch of six steps
+        if len(calls) == at:
             raise KeyboardInterrupt
         real(*args)
 
@@ -171,13 +180,23 @@ def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(finished, tmp_path, m
         train.train(cut, str(work))
     position = latest_position(work / "checkpoints")
     assert position is not None
-    assert position["position"]["step"] == 8
+    assert position["position"]["step"] == at - 1
     monkeypatch.setattr(train, "_record", real)
-    cut.checkpoint.every_minutes = 15.0
     train.train(cut, str(work))
     assert reproducible(rows_of(work)) == reproducible(rows_of(folder / "work"))
     for a, b in zip(*(jax.tree.leaves(state_of(each, config)) for each in (work, folder / "work")), strict=True):
         np.testing.assert_array_equal(a, b)
+    position = latest_position(work / "checkpoints")
+    assert position is not None
+    assert position["position"]["epoch"] == 3, "the last save knows that the epoch is over"
+
+
+def test_a_checkpoint_of_another_experiment_is_refused_without_its_description(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder / "work" / "checkpoints", tmp_path / "work" / "checkpoints")
+    config = tiny_config(folder, phase_dir=str(tmp_path / "phase"), seed=7)
+    with pytest.raises(UserError, match=r"checkpoints holds another experiment \(seed 42 there, 7 here\)"):
+        train.train(config, str(tmp_path / "work"))
 
 
 def test_another_experiment_in_the_workdir_is_refused(finished):
@@ -190,17 +209,34 @@ def test_another_experiment_in_the_workdir_is_refused(finished):
     assert {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*")} == before
 
 
-def test_early_stopping_keeps_the_last_epochs_row_and_the_best_weights(tmp_path):
-    config = tiny_config(tmp_path, num_epochs=9, **{"early_stopping.patience": 2, "early_stopping.min_delta": 9.0})
+def test_early_stopping_keeps_the_last_epochs_row_and_restores_the_best_weights(tmp_path, monkeypatch):
+    """The validation only gets worse: the first epoch is the best, the third the last."""
+    config = tiny_config(tmp_path, num_epochs=9, **{"early_stopping.patience": 2})
+    real, saved, drawn = train._evaluate, [], []
+
+    def worse_each_time(run, state):
+        saved.append(jax.device_get(state.params))
+        found = real(run, state)
+        return dataclasses.replace(found, losses=found.losses._replace(mse_rgb=float(len(saved))))
+
+    def remember(run, params, moment):
+        drawn.append((moment, jax.device_get(params)))
+
+    monkeypatch.setattr(train, "_evaluate", worse_each_time)
+    monkeypatch.setattr(train, "_write_samples", remember)
     train.train(config, str(tmp_path / "work"))
     rows = rows_of(tmp_path / "work")
-    assert len(rows) == 3  # the first epoch beats infinity, the next two wait
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     summary = json.loads((tmp_path / "work" / f"{NAME}_summary.json").read_text())
-    best = min(rows, key=lambda row: float(row["val_loss"]))
     assert summary["stopped_early"]
-    assert summary["best_epoch"]["epoch"] == best["epoch"]
+    assert (summary["epochs"], summary["best_epoch"]["epoch"]) == (3, 1)
     steps = {int(each.name) for each in (tmp_path / "work" / "checkpoints").iterdir() if each.name.isdigit()}
-    assert {int(best["step"]), int(rows[-1]["step"])} <= steps
+    assert steps == {int(rows[0]["step"]), int(rows[2]["step"])}
+    moment, params = drawn[-1]
+    assert moment == "best"
+    for a, b in zip(*map(jax.tree.leaves, (params, saved[0])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(params["encoder"]["to_latent"]["kernel"], saved[2]["encoder"]["to_latent"]["kernel"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_path, monkeypatch):
@@ -214,13 +250,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_
 
         def poisoned(state, batch):
             calls.append(batch)
-            state, metrics = steps.train(state, batch)
-            return state, metrics._replace(loss=jnp.float32("nan")) if len(calls) == 3 else metrics
+            if len(calls) == 3:
+                state = state._replace(params=jax.tree.map(lambda x: x * jnp.float32("nan"), state.params))
+            return steps.train(state, batch)
 
         return steps._replace(train=poisoned)
 
     monkeypatch.setattr(train, "compile_steps", compile_with_a_fault)
-    with pytest.raises(RunError, match=r"step 9 \(epoch 2\): loss is nan"):
+    with pytest.raises(RunError, match=r"step 9 \(epoch 2\): loss is nan on synthetic_"):
         train.train(config, str(tmp_path / "work"))
     assert latest_position(tmp_path / "work" / "checkpoints") == before
     assert len(rows_of(tmp_path / "work")) == 1
@@ -241,6 +278,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_
         ({"data.manifest": "nowhere.csv"}, r"manifest nowhere\.csv does not exist"),
         ({"data.root": "/tmp"}, r"config\.data\.root is /tmp, expected a data\.manifest with it"),
         ({"loss.mse": -1.0}, r"config\.loss\.mse is -1\.0, expected 0 or more"),
+        ({"seed": 2**32}, r"config\.seed is 4294967296, expected less than 2\*\*32"),
+        ({"optimizer.learning_rate": float("inf")}, "learning_rate is inf, expected a number above 0"),
+        ({"name": ".."}, r"config\.name is '\.\.', expected a file name"),
+        ({"name": "{depth}"}, r"config\.name is '\{depth\}', expected no braces"),
         ({"name": "a/b"}, r"config\.name is 'a/b', expected a file name"),
     ],
 )

@@ -38,8 +38,8 @@ def read_layout(path: Path, image_size: int) -> bytes:
             content = file.read(limit + 1)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(content) > limit:
         raise UserError(f"{path} is larger than {limit / 2**20:.1f} MiB, too much for {image_size}x{image_size} pixels")
     return content

@@ -2,6 +2,9 @@
 
 import csv
 import dataclasses
+import itertools
+import operator
+from collections.abc import Mapping
 from pathlib import Path
 
 from imginav_jax.errors import UserError
@@ -9,7 +12,7 @@ from imginav_jax.errors import UserError
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
 TYPES = ("room", "scene")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_PROBLEMS_SHOWN = 20
+_ROWS_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +32,20 @@ class Manifest:
     rows: list[Row] = dataclasses.field(default_factory=list)
     skipped_empty: int = 0  # is_empty is true
     skipped_without_path: int = 0
-    problems: list[str] = dataclasses.field(default_factory=list)
+    problems: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # line and what is wrong with it
 
     def raise_problems(self) -> None:
-        """UserError with the first 20 problems and their count, if there are any."""
+        """UserError with the first 20 bad rows and their count, if there are any."""
         if not self.problems:
             return
-        shown = self.problems[:_PROBLEMS_SHOWN]
-        more = len(self.problems) - len(shown)
-        count = f"{len(self.problems)} bad {'row' if len(self.problems) == 1 else 'rows'}"
-        tail = [f"... and {more} more"] if more else []
-        raise UserError("\n  ".join([f"{self.path}: {count}", *shown, *tail]))
+        rows = [
+            f"row {line}: {'; '.join(text for _, text in problems)}"
+            for line, problems in itertools.groupby(sorted(self.problems), key=operator.itemgetter(0))
+        ]
+        count = f"{len(rows)} bad {'row' if len(rows) == 1 else 'rows'}"
+        more = len(rows) - _ROWS_SHOWN
+        tail = [f"... and {more} more"] if more > 0 else []
+        raise UserError("\n  ".join([f"{self.path}: {count}", *rows[:_ROWS_SHOWN], *tail]))
 
 
 def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
@@ -83,28 +89,25 @@ def _check_columns(path: Path, found: object) -> None:
         raise UserError(f"manifest {path} is empty; expected the columns {', '.join(COLUMNS)}")
     missing = [column for column in COLUMNS if column not in names]
     if missing:
-        raise UserError(f"manifest {path} lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
+        raise UserError(
+            f"manifest {path} lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}; it has {', '.join(names)}"
+        )
 
 
-def _add_record(manifest: Manifest, record: dict[str, str | None], line: int, root: Path | None) -> None:
+def _add_record(manifest: Manifest, record: Mapping[str | None, str | None], line: int, root: Path | None) -> None:
+    """One line of the file: a row to use, one to count as skipped, or problems."""
     absent = [column for column in COLUMNS if record[column] is None]
-    if absent:
-        manifest.problems.append(f"row {line}: no value for {', '.join(absent)}")
+    if absent or None in record:
+        # DictReader files what is left over under None.
+        text = f"no value for {', '.join(absent)}" if absent else "more values than columns"
+        manifest.problems.append((line, text))
         return
     scene_id, type_, room_id, layout_path, is_empty = ((record[column] or "").strip() for column in COLUMNS)
-    problems = []
-    if not scene_id:
-        problems.append("scene_id is empty")
-    if type_ not in TYPES:
-        problems.append(f'type "{type_}", expected {" or ".join(TYPES)}')
-    if is_empty.lower() not in _BOOLEANS:
-        problems.append(f'is_empty "{is_empty}", expected true, false, 0 or 1')
-    location = manifest.path.parent / layout_path
-    if layout_path and root:
-        location = (root / layout_path).resolve()
-        if not location.is_relative_to(root):
-            problems.append(f"layout_path {layout_path} leaves data.root {root}")
-    manifest.problems += [f"row {line}: {problem}" for problem in problems]
+    location = (root or manifest.path.parent) / layout_path
+    problems = _find_problems(scene_id, type_, is_empty)
+    if root and not location.resolve().is_relative_to(root):
+        problems.append(f"layout_path {layout_path} leaves data.root {root}")
+    manifest.problems += [(line, problem) for problem in problems]
     if problems:
         return
     if not layout_path:
@@ -113,3 +116,14 @@ def _add_record(manifest: Manifest, record: dict[str, str | None], line: int, ro
         manifest.skipped_empty += 1
     else:
         manifest.rows.append(Row(line, scene_id, type_, room_id, location))
+
+
+def _find_problems(scene_id: str, type_: str, is_empty: str) -> list[str]:
+    problems = []
+    if not scene_id:
+        problems.append("scene_id is empty")
+    if type_ not in TYPES:
+        problems.append(f'type "{type_}", expected {" or ".join(TYPES)}')
+    if is_empty.lower() not in _BOOLEANS:
+        problems.append(f'is_empty "{is_empty}", expected true, false, 0 or 1')
+    return problems

@@ -148,7 +148,7 @@ def _for_each_row(manifest: Manifest, rows: Sequence[Row], work: Callable[[Row],
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, Progress(what, len(rows), "layouts") as progress:
         for row, result in zip(rows, pool.map(guarded, rows), strict=True):
             if isinstance(result, UserError):
-                manifest.problems.append(f"row {row.line}: {result}")
+                manifest.problems.append((row.line, str(result)))
             results.append(None if isinstance(result, UserError) else result)
             progress.advance()
     return results
@@ -186,8 +186,12 @@ def _build_once(directory: Path, build: Callable[[Path], None]) -> Path:
             incomplete = directory.with_name(directory.name + ".incomplete")
             shutil.rmtree(incomplete, ignore_errors=True)  # of a job that was killed: the lock says none is at work
             incomplete.mkdir()
-            build(incomplete)
-            incomplete.rename(directory)
+            try:
+                build(incomplete)
+                incomplete.rename(directory)
+            except BaseException:
+                shutil.rmtree(incomplete, ignore_errors=True)
+                raise
     finally:
         lock.release()
     return directory

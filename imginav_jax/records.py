@@ -1,0 +1,101 @@
+"""What a run leaves for people: CSV rows, TensorBoard, pictures, the summary; in the workdir and the phase folder."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imginav_jax import evaluate, metrics_csv
+from imginav_jax.evaluate import Evaluation
+from imginav_jax.outputs import Outputs, write_json, write_picture
+from imginav_jax.steps import LossWeights, Reconstruction, TrainMetrics, weigh_losses
+
+Row = dict[str, Any]  # one epoch, by column name
+
+
+class EpochCosts(NamedTuple):
+    images_per_second: float  # of the training steps
+    epoch_seconds: float  # validation included
+    peak_memory_mib: float  # of one device
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    outputs: Outputs
+    writer: Any  # clu's MetricWriter
+    data_kind: str  # synthetic or manifest
+
+    def write_start(self, config: Any) -> None:
+        self.writer.write_hparams(flatten(config.to_dict()) | {"data": self.data_kind})
+
+    def write_step(self, step: int, values: Mapping[str, float]) -> None:
+        self.writer.write_scalars(step, {f"step/{name}": value for name, value in values.items()})
+
+    def write_epochs(self, rows: list[Row]) -> None:
+        """All rows to the CSV files, the last one to TensorBoard too."""
+        for folder in self.outputs.folders:
+            metrics_csv.write_rows(self.outputs.metrics_csv(folder), rows)
+        scalars = {
+            _tag(name): value for name, value in rows[-1].items() if isinstance(value, float) and math.isfinite(value)
+        }
+        self.writer.write_scalars(rows[-1]["step"], scalars)
+        self.writer.flush()
+
+    def write_samples(self, step: int, moment: str, images: np.ndarray, made: Reconstruction) -> None:
+        """`moment` is epoch_005 or best; `images` are what `made` was made from."""
+        title = [self.outputs.name, moment.replace("_", " ")]
+        if self.data_kind == "synthetic":
+            title.append("SYNTHETIC LAYOUTS")
+        true, predicted = evaluate.true_classes_in_color(images), evaluate.color_classes(made.classes)
+        pictures = {
+            "comparison": evaluate.side_by_side(images, made.rgb, ("input", "reconstruction"), title),
+            "segmentation": evaluate.side_by_side(true, predicted, ("true classes", "predicted classes"), title),
+        }
+        for kind, picture in pictures.items():
+            for folder in self.outputs.folders:
+                write_picture(self.outputs.sample(folder, moment, kind), picture)
+            self.writer.write_images(step, {f"{moment.split('_')[0]}/{kind}": np.asarray(picture)})
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        for folder in self.outputs.folders:
+            write_json(self.outputs.summary_json(folder), dict(summary))
+
+
+def make_row(
+    epoch: int, step: int, train: TrainMetrics, evaluation: Evaluation, weights: LossWeights, costs: EpochCosts
+) -> Row:
+    """The original's columns first, every loss term multiplied by its weight; `train` holds the epoch's means."""
+    terms = weigh_losses(evaluation.losses, weights)
+    return {
+        "epoch": epoch,
+        "train_loss": train.loss,
+        "train_MSE_rgb": train.mse_rgb,
+        "train_CE_segmentation": train.ce_segmentation,
+        "train_CE_classification": train.ce_classification,
+        "val_loss": sum(terms),
+        "val_MSE_rgb": terms.mse_rgb,
+        "val_CE_segmentation": terms.ce_segmentation,
+        "val_CE_classification": terms.ce_classification,
+        **evaluation.columns(),
+        "grad_norm": train.grad_norm,
+        **costs._asdict(),
+        "step": step,
+    }
+
+
+def _tag(column: str) -> str:
+    """TensorBoard groups by what stands before the slash."""
+    return column.replace("_", "/", 1) if column.startswith(("train_", "val_")) else f"epoch/{column}"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; numbers and flags as they are, everything else as text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (bool, int, float)) else str(value)
+    return flat
