@@ -89,9 +89,8 @@ def _check_columns(path: Path, found: object) -> None:
         raise UserError(f"manifest {path} is empty; expected the columns {', '.join(COLUMNS)}")
     missing = [column for column in COLUMNS if column not in names]
     if missing:
-        raise UserError(
-            f"manifest {path} lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}; it has {', '.join(names)}"
-        )
+        noun = "column" if len(missing) == 1 else "columns"
+        raise UserError(f"manifest {path} lacks the {noun} {', '.join(missing)}; it has {', '.join(names)}")
 
 
 def _add_record(manifest: Manifest, record: Mapping[str | None, str | None], line: int, root: Path | None) -> None:
