@@ -62,11 +62,9 @@ def say_epoch(row: Mapping[str, Any], num_epochs: int) -> None:
         f"PSNR {row['val_PSNR']:.2f} dB, mIoU {row['val_mIoU']:.3f}, pixel accuracy {row['val_pixel_accuracy']:.4f}"
     )
     speed = f"{row['images_per_second']:.1f} img/s, {row['epoch_seconds']:.0f} s"
-    left = (num_epochs - row["epoch"]) * row["epoch_seconds"] / 60
-    logger.info(
-        "Epoch %d/%d: loss %.5f, validation %.5f, %s, %s, %.0f min left",
-        *(row["epoch"], num_epochs, row["train_loss"], row["val_loss"], quality, speed, left),
-    )
+    left = (num_epochs - row["epoch"]) * row["epoch_seconds"]
+    epoch = f"Epoch {row['epoch']}/{num_epochs}: loss {row['train_loss']:.4f}, validation {row['val_loss']:.4f}"
+    logger.info("%s, %s, %s%s", epoch, quality, speed, f", {left / 60:.1f} min left" if left else "")
 
 
 def say_end(outputs: Outputs, best: Mapping[str, Any], stopped_early: bool) -> None:
