@@ -46,10 +46,16 @@ def evaluate(eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, 
     Raises:
       ValueError: there is no image.
     """
-    # Fetched after the loop: nothing waits for the device between batches.
-    results: list[EvalMetrics] = jax.device_get([eval_step(params, batch) for batch in batches])
-    if not results:
+    results: list[EvalMetrics] = []
+    pending = None
+    for batch in batches:
+        running = eval_step(params, batch)
+        if pending is not None:  # fetched a batch late: the device never waits, and never holds many batches
+            results.append(jax.device_get(pending))
+        pending = running
+    if pending is None:
         raise ValueError("an evaluation needs at least one batch")
+    results.append(jax.device_get(pending))
 
     def mean(values: Sequence[Any]) -> float:
         kept = np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])

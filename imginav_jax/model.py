@@ -40,9 +40,9 @@ class AutoencoderConfig:
       remat: recompute each stage's activations in the backward pass instead of keeping them.
     """
 
-    latent_channels: int = 16
-    base_channels: int = 32
-    downsampling_steps: int = 3
+    latent_channels: int
+    base_channels: int
+    downsampling_steps: int
     num_classes: int = 10
     compute_dtype: str = "float32"
     remat: bool = False

@@ -45,13 +45,13 @@ class Outputs:
     def check_writable(self) -> None:
         """UserError if a file cannot be made in one of the folders, or where they are to be; leaves nothing."""
         for folder, option in zip(self.folders, _OPTIONS, strict=True):
-            try:
-                for place in (folder, folder / "samples", self.checkpoints):
+            for place in (folder, folder / "samples", self.checkpoints):
+                try:
                     existing = next(path for path in (place, *place.absolute().parents) if path.exists())
                     with tempfile.TemporaryFile(dir=existing):
                         pass
-            except OSError as error:
-                raise UserError(f"{option} {folder} cannot be written: {error}") from None
+                except OSError as error:
+                    raise UserError(f"{option} {folder} cannot be written: {place}: {error.strerror}") from None
 
     def check_same_experiment(self, fingerprint: dict[str, Any]) -> None:
         """UserError if the workdir holds any other experiment, or the phase folder another one of this name."""

@@ -137,7 +137,7 @@ def test_one_batch_can_be_learnt_by_heart():
     """Every loss falls towards its floor: nothing in the loss, the labels or the model holds it up."""
     layouts = [layout for index in range(3) for layout in synthetic.generate_scene(42, index, 128)][:8]
     batch = make_batch([layout.image for layout in layouts], [layout.type == "scene" for layout in layouts])
-    config = AutoencoderConfig()
+    config = AutoencoderConfig(latent_channels=16, base_channels=32, downsampling_steps=3)
     optimizer = make_optimizer(2e-3, 0.01)
     state = jax.jit(lambda key: train_state.create(key, config, optimizer))(jax.random.key(42))
     step = jax.jit(
