@@ -40,10 +40,6 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return num_examples // batch_size
 
 
-def eval_batches(num_examples: int, batch_size: int) -> int:
-    return -(-num_examples // batch_size)
-
-
 def train_dataset(source: LayoutSource, batch_size: int, num_epochs: int, seed: int) -> grain.MapDataset[Batch]:
     """All training batches of a run in order: element n is the batch of step n, whatever reads it.
 

@@ -10,8 +10,6 @@ from PIL import Image
 
 from imginav_jax.errors import UserError
 
-_OPTIONS = ("--workdir", "--config.phase_dir")
-
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
@@ -44,14 +42,18 @@ class Outputs:
 
     def check_writable(self) -> None:
         """UserError if a file cannot be made in one of the folders, or where they are to be; leaves nothing."""
-        for folder, option in zip(self.folders, _OPTIONS, strict=True):
-            for place in (folder, folder / "samples", self.checkpoints):
+        places_by_option = {
+            "--workdir": (self.workdir, self.workdir / "samples", self.checkpoints),
+            "--config.phase_dir": (self.phase_dir, self.phase_dir / "samples"),
+        }
+        for option, places in places_by_option.items():
+            for place in places:
                 try:
                     existing = next(path for path in (place, *place.absolute().parents) if path.exists())
                     with tempfile.TemporaryFile(dir=existing):
                         pass
                 except OSError as error:
-                    raise UserError(f"{option} {folder} cannot be written: {place}: {error.strerror}") from None
+                    raise UserError(f"{option} {places[0]} cannot be written: {place}: {error.strerror}") from None
 
     def check_same_experiment(self, fingerprint: dict[str, Any]) -> None:
         """UserError if the workdir holds any other experiment, or the phase folder another one of this name."""

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from imginav_jax.datasets.preparation import PreparedData
 from imginav_jax.early_stopping import EarlyStopping
 from imginav_jax.experiment import Experiment
+from imginav_jax.input_pipeline import steps_per_epoch
 from imginav_jax.outputs import Outputs
 from imginav_jax.progress import logger
 
@@ -32,7 +33,7 @@ def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int]
     _say("Model", f"{model.downsampling_steps} downsampling steps, latent {height}x{width}x{channels}, "
                   f"compression {model.compression}x")  # fmt: skip
     pace = f"{config.batch_size} images a step, learning rate {config.optimizer.learning_rate:g}"
-    _say("Training", f"{config.num_epochs} epochs of {sizes[0] // config.batch_size:,} steps, {pace}")
+    _say("Training", f"{config.num_epochs} epochs of {steps_per_epoch(sizes[0], config.batch_size):,} steps, {pace}")
     devices = mesh.devices.flat
     _say("Devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {config.precision}")
     _say("Outputs", f"{outputs.workdir} (tensorboard --logdir {outputs.workdir})")
