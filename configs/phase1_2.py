@@ -46,7 +46,8 @@ def _full(experiment: str) -> Any:
     config.phase_dir = "outputs/phase1_2_spatial_resolution"  # copies for the comparison of the runs
     config.seed = 42  # of the initial weights and the shuffle; below 2**32
     config.batch_size = 16  # images a step, over all devices together
-    config.num_epochs = 10
+    config.num_epochs = 10  # 0: only evaluate the weights of init_from
+    config.init_from = config_dict.placeholder(str)  # weights to start from: a workdir or an imported checkpoint
     config.precision = "float32"  # of the convolutions: float32 or bfloat16; parameters are always float32
     config.num_devices = 0  # to train on; 0: all there are
 

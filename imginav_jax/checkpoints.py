@@ -24,21 +24,42 @@ class _Preserve:
         return [each.step in (latest, self.best_step) or each.step % self._period == 0 for each in checkpoints]
 
 
+def complete_steps(directory: Path) -> list[int]:
+    """In order; nothing is changed."""
+    return sorted(ocp.utils.checkpoint_steps(directory.absolute())) if directory.exists() else []
+
+
 def latest_position(directory: Path) -> dict[str, Any] | None:
     """The JSON of the latest complete step, None where there is none; nothing is changed.
 
     Raises:
       UserError: the step was not saved by `Checkpoints`.
     """
-    steps = ocp.utils.checkpoint_steps(directory.absolute()) if directory.exists() else []
+    steps = complete_steps(directory)
     if not steps:
         return None
-    path = directory.absolute() / str(max(steps)) / _POSITION
+    path = directory.absolute() / str(steps[-1]) / _POSITION
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path.parent} is not a checkpoint of this program: {error}") from None
+
+
+def restore_part(directory: Path, step: int, abstract_part: Any) -> Any:
+    """Some of a step's state, onto the shapes, dtypes and shardings of `abstract_part`: the weights alone, say.
+
+    Raises:
+      UserError: the step cannot be read or holds other arrays.
+    """
+    path = directory.absolute() / str(step) / _STATE
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_part)
+    args = ocp.args.PyTreeRestore(abstract_part, restore_args, partial_restore=True)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path, args=args)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path.parent} cannot be restored: {str(error).splitlines()[0]}") from None
 
 
 class Checkpoints:

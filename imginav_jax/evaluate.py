@@ -1,6 +1,7 @@
 """Evaluation over a whole split, and pictures of what the model makes of a few layouts."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class Evaluation:
     """Means over every image of a split, each counted once."""
 
     losses: Losses
-    room_scene_accuracy: float
+    room_scene_accuracy: float  # NaN without a classification head
     confusion: Int[np.ndarray, "classes classes"]  # pixels by [true, predicted]
 
     def columns(self) -> dict[str, float]:
@@ -61,9 +62,10 @@ def evaluate(eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, 
         kept = np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])
         return float(kept.astype(np.float64).mean())
 
+    has_room_scene = results[0].room_scene_correct is not None
     return Evaluation(
         Losses(*(mean(values) for values in zip(*(each.losses for each in results), strict=True))),
-        mean([each.room_scene_correct for each in results]),
+        mean([each.room_scene_correct for each in results]) if has_room_scene else math.nan,
         np.stack([each.confusion for each in results]).sum(0, dtype=np.int64),
     )
 

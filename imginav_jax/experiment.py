@@ -9,15 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from imginav_jax.datasets import palette
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.errors import UserError
-from imginav_jax.model import NORM_GROUPS, AutoencoderConfig
+from imginav_jax.model import MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderConfig
 from imginav_jax.steps import LossWeights
 
 Config = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
 PRECISIONS = ("float32", "bfloat16")
-MAX_DOWNSAMPLING_STEPS = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +32,33 @@ class Experiment:
     def name(self) -> str:
         return _name(self.config)
 
-    def fingerprint(self, data: str) -> dict[str, Any]:
-        """What must not change between a run and its continuation, by config key; `data` stands for the data set."""
+    def starting_from(self, given: AutoencoderConfig) -> "Experiment":
+        """The same experiment with the architecture of given weights, which must have the config's sizes.
+
+        Raises:
+          UserError: they have others, or heads that do not fit the data.
+        """
+        place = f"config.init_from {self.config.init_from}"
+        for key in ("latent_channels", "base_channels", "downsampling_steps"):
+            there, here = getattr(given, key), getattr(self.model, key)
+            if there != here:
+                raise UserError(f"{place} has {key} {there}, but config.model.{key} is {here}")
+        if given.head("rgb") is None:
+            raise UserError(f"{place} has no RGB head, expected one")
+        for head in given.heads:
+            expected = self.model.head(head.kind)
+            if expected is None or head.outputs != expected.outputs:
+                raise UserError(
+                    f"{place} has {head.outputs} outputs in its head {head.name}, which do not fit the data"
+                )
+        model = dataclasses.replace(given, compute_dtype=self.model.compute_dtype, remat=self.model.remat)
+        return dataclasses.replace(self, model=model)
+
+    def fingerprint(self, data: str, init: str | None) -> dict[str, Any]:
+        """What must not change between a run and its continuation, by config key.
+
+        `data` stands for the data set, `init` for the weights that the run starts from.
+        """
         config = self.config
         fields = {f"model.{key}": value for key, value in config.model.items() if key != "remat"}
         fields |= {f"optimizer.{key}": value for key, value in config.optimizer.items()}
@@ -48,6 +71,7 @@ class Experiment:
             **fields,
             "data.image_size": config.data.image_size,
             "data set": data,
+            "init_from": init,
         }
 
 
@@ -67,7 +91,6 @@ def from_config(config: Config) -> Experiment:
             latent_channels=config.model.latent_channels,
             base_channels=config.model.base_channels,
             downsampling_steps=config.model.downsampling_steps,
-            num_classes=palette.NUM_CLASSES,
             compute_dtype=config.precision,
             remat=config.model.remat,
         ),
@@ -94,7 +117,6 @@ def _require(condition: bool, key: str, value: object, expected: str) -> None:
 def _check_positive(config: Config) -> None:
     for key in (
         "batch_size",
-        "num_epochs",
         "model.latent_channels",
         "model.base_channels",
         "data.image_size",
@@ -133,7 +155,8 @@ def _check_model(config: Config) -> None:
     steps, base = config.model.downsampling_steps, config.model.base_channels
     _require(1 <= steps <= MAX_DOWNSAMPLING_STEPS, "model.downsampling_steps", steps, f"1 to {MAX_DOWNSAMPLING_STEPS}")
     _require(
-        base % (2 * NORM_GROUPS) == 0,
+        # Given weights may have fewer groups; their architecture was checked when they were made.
+        config.init_from is not None or base % (2 * NORM_GROUPS) == 0,
         "model.base_channels",
         base,
         f"a multiple of {2 * NORM_GROUPS}: half of it divides into the {NORM_GROUPS} groups of the norms",
@@ -143,6 +166,9 @@ def _check_model(config: Config) -> None:
 
 
 def _check_choices(config: Config) -> None:
+    epochs, given = config.num_epochs, config.init_from is not None
+    expected = "0 or more" if given else "1 or more (0 evaluates the weights of an init_from)"
+    _require(epochs >= (0 if given else 1), "num_epochs", epochs, expected)
     fraction, workers, cores = config.data.validation_fraction, config.data.num_workers, len(os.sched_getaffinity(0))
     _require(config.precision in PRECISIONS, "precision", config.precision, " or ".join(PRECISIONS))
     _require(0 < fraction < 1, "data.validation_fraction", fraction, "a share between 0 and 1")

@@ -19,12 +19,61 @@ from jaxtyping import Array, Float
 
 from imginav_jax import convolutions
 
-NUM_ROOM_TYPES = 2
+MAX_DOWNSAMPLING_STEPS = 7
 NORM_GROUPS = 8
 NORM_EPSILON = 1e-5
 
+# By the names of torch.nn, with its defaults: the checkpoints of the original name them so.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "CELU": jax.nn.celu,
+    "ELU": jax.nn.elu,
+    "GELU": functools.partial(jax.nn.gelu, approximate=False),
+    "Hardsigmoid": jax.nn.hard_sigmoid,
+    "Hardswish": jax.nn.hard_swish,
+    "Hardtanh": jax.nn.hard_tanh,
+    "Identity": jax.nn.identity,
+    "LeakyReLU": jax.nn.leaky_relu,
+    "LogSigmoid": jax.nn.log_sigmoid,
+    "Mish": jax.nn.mish,
+    "ReLU": jax.nn.relu,
+    "ReLU6": jax.nn.relu6,
+    "SELU": jax.nn.selu,
+    "SiLU": jax.nn.silu,
+    "Sigmoid": jax.nn.sigmoid,
+    "Softplus": jax.nn.softplus,
+    "Softsign": jax.nn.soft_sign,
+    "Tanh": jnp.tanh,
+}
+
 Params = dict[str, Any]
 Operation = Callable[[Array, Array], Array]  # (images, kernel) to images
+Draw = Callable[[tuple[int, ...], int], Array]  # (shape, fan_in) to a parameter's first values
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """One head of the decoder.
+
+    Attributes:
+      kind: rgb, segmentation or classification (of room or scene).
+      outputs: channels of the picture, or logits.
+      name: what PyTorch's state dict calls it.
+      activation, norm_groups: of a picture's hidden layer; the groups are the largest number up to `norm_groups` that
+        divides its channels.
+    """
+
+    kind: str
+    outputs: int
+    name: str
+    activation: str = "SiLU"
+    norm_groups: int = NORM_GROUPS
+
+
+_HEADS = (
+    HeadConfig("rgb", 3, "rgb"),
+    HeadConfig("segmentation", 10, "segmentation"),
+    HeadConfig("classification", 2, "classification"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +84,9 @@ class AutoencoderConfig:
       latent_channels: channels of the latent.
       base_channels: channels of the first encoder stage; half of it must divide into the norm groups.
       downsampling_steps: each halves height and width.
-      num_classes: classes of the segmentation head.
+      activation: of the encoder and the decoder's shared layers, one of `ACTIVATIONS`.
+      norm_groups: of their norms.
+      heads: at most one of each kind, in PyTorch's order.
       compute_dtype: what convolutions run in; parameters and norm statistics stay float32.
       remat: recompute each stage's activations in the backward pass instead of keeping them.
     """
@@ -43,7 +94,9 @@ class AutoencoderConfig:
     latent_channels: int
     base_channels: int
     downsampling_steps: int
-    num_classes: int = 10
+    activation: str = "SiLU"
+    norm_groups: int = NORM_GROUPS
+    heads: tuple[HeadConfig, ...] = _HEADS
     compute_dtype: str = "float32"
     remat: bool = False
 
@@ -51,6 +104,9 @@ class AutoencoderConfig:
     def stage_channels(self) -> tuple[int, ...]:
         """Channels of each encoder stage, outermost first."""
         return tuple(self.base_channels * 2**step for step in range(self.downsampling_steps))
+
+    def head(self, kind: str) -> HeadConfig | None:
+        return next((head for head in self.heads if head.kind == kind), None)
 
     @property
     def compression(self) -> int:
@@ -62,32 +118,54 @@ class AutoencoderConfig:
         side = image_size // self.compression
         return side, side, self.latent_channels
 
+    def architecture(self) -> dict[str, Any]:
+        """What decides the parameters and what they compute, as JSON; not how it is computed."""
+        fields = dataclasses.asdict(self)
+        del fields["compute_dtype"], fields["remat"]
+        return {**fields, "heads": list(fields["heads"])}
+
+    @classmethod
+    def from_architecture(cls, architecture: dict[str, Any]) -> "AutoencoderConfig":
+        """The inverse of `architecture`; TypeError or KeyError where it is not one."""
+        heads = tuple(HeadConfig(**head) for head in architecture["heads"])
+        return cls(**{**architecture, "heads": heads})
+
 
 class Outputs(NamedTuple):
-    """What the decoder's heads return; logits are unnormalised, everything is float32."""
+    """What the decoder's heads return, None for a head that is missing; logits are unnormalised, all is float32."""
 
-    rgb: Float[Array, "b h w 3"]  # in [-1, 1]
-    segmentation_logits: Float[Array, "b h w classes"]
-    room_scene_logits: Float[Array, "b 2"]
+    rgb: Float[Array, "b h w 3"] | None  # in [-1, 1]
+    segmentation_logits: Float[Array, "b h w classes"] | None
+    room_scene_logits: Float[Array, "b 2"] | None
 
 
-def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
+class _Uniform:
     """PyTorch's default for weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     `kaiming_uniform_(a=sqrt(5))` has this very bound; see torch.nn.modules.conv._ConvNd.reset_parameters.
+    The parameters share one draw, handed out in turn: a draw for each takes XLA many seconds to compile.
     """
-    bound = 1 / math.sqrt(fan_in)
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+    def __init__(self, numbers: Float[Array, " parameters"]):
+        """`numbers` are in [-1, 1) and at least as many as the parameters."""
+        self._numbers, self._used = numbers, 0
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int) -> Array:
+        start, self._used = self._used, self._used + math.prod(shape)
+        return self._numbers[start : self._used].reshape(shape) / math.sqrt(fan_in)
+
+
+def _zeros(shape: tuple[int, ...], fan_in: int) -> Array:
+    del fan_in
+    return jnp.zeros(shape)
 
 
 class Conv(nnx.Module):
     """A convolution and a bias; `operation` says how it steps over the image."""
 
-    def __init__(
-        self, operation: Operation, cin: int, cout: int, size: int, fan_in: int, *, dtype: Any, rngs: nnx.Rngs
-    ):
-        self.kernel = nnx.Param(_uniform(rngs.params(), (size, size, cin, cout), fan_in))
-        self.bias = nnx.Param(_uniform(rngs.params(), (cout,), fan_in))
+    def __init__(self, operation: Operation, cin: int, cout: int, size: int, fan_in: int, *, dtype: Any, draw: Draw):
+        self.kernel = nnx.Param(draw((size, size, cin, cout), fan_in))
+        self.bias = nnx.Param(draw((cout,), fan_in))
         self.operation, self.dtype = operation, dtype
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
@@ -95,53 +173,56 @@ class Conv(nnx.Module):
         return y + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
 
 
-def _same(cin: int, cout: int, size: int, *, dtype: Any, rngs: nnx.Rngs) -> Conv:
-    return Conv(convolutions.conv, cin, cout, size, size * size * cin, dtype=dtype, rngs=rngs)
+def _same(cin: int, cout: int, size: int, *, dtype: Any, draw: Draw) -> Conv:
+    return Conv(convolutions.conv, cin, cout, size, size * size * cin, dtype=dtype, draw=draw)
 
 
-def _down(channels: int, *, dtype: Any, rngs: nnx.Rngs) -> Conv:
-    return Conv(convolutions.downsample_conv, channels, channels, 4, 4 * 4 * channels, dtype=dtype, rngs=rngs)
+def _down(channels: int, *, dtype: Any, draw: Draw) -> Conv:
+    return Conv(convolutions.downsample_conv, channels, channels, 4, 4 * 4 * channels, dtype=dtype, draw=draw)
 
 
-def _up(cin: int, cout: int, *, dtype: Any, rngs: nnx.Rngs) -> Conv:
+def _up(cin: int, cout: int, *, dtype: Any, draw: Draw) -> Conv:
     # PyTorch counts the fan of a transposed kernel by its second axis, which is the outputs.
-    return Conv(convolutions.upsample_conv, cin, cout, 4, 4 * 4 * cout, dtype=dtype, rngs=rngs)
+    return Conv(convolutions.upsample_conv, cin, cout, 4, 4 * 4 * cout, dtype=dtype, draw=draw)
 
 
 class NormAct(nnx.Module):
-    """GroupNorm (8 groups, affine) and SiLU; statistics in float32."""
+    """GroupNorm (affine) and the activation; statistics in float32."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int = NORM_GROUPS, activation: str = "SiLU"):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
+        self.groups, self.activation = groups, activation
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, _, _, c = x.shape
         y = x.astype(jnp.float32)
         # Mean and mean square a channel in one pass over the image, then over each group's channels.
         moments = jnp.stack([y.mean((1, 2)), jnp.square(y).mean((1, 2))])
-        mean, square = moments.reshape(2, b, NORM_GROUPS, c // NORM_GROUPS).mean(-1)
+        mean, square = moments.reshape(2, b, self.groups, c // self.groups).mean(-1)
         variance = jnp.maximum(square - jnp.square(mean), 0)
-        by_channel = jnp.stack([mean, lax.rsqrt(variance + NORM_EPSILON)]).repeat(c // NORM_GROUPS, axis=-1)
+        by_channel = jnp.stack([mean, lax.rsqrt(variance + NORM_EPSILON)]).repeat(c // self.groups, axis=-1)
         mean, inverse = by_channel.reshape(2, b, 1, 1, c)
         scale = inverse * self.scale[...].reshape(1, 1, 1, c)
-        return jax.nn.silu(y * scale + (self.bias[...].reshape(1, 1, 1, c) - mean * scale)).astype(x.dtype)
+        y = y * scale + (self.bias[...].reshape(1, 1, 1, c) - mean * scale)
+        return ACTIVATIONS[self.activation](y).astype(x.dtype)
 
 
 class Encoder(nnx.Module):
     """Image to latent: one (conv, norm, strided conv, norm) stage a downsampling step, then a bottleneck."""
 
-    def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, draw: Draw):
         dtype = jnp.dtype(config.compute_dtype)
+        norm = functools.partial(NormAct, groups=config.norm_groups, activation=config.activation)
         stages, cin = [], 3
         for c in config.stage_channels:
-            conv = _same(cin, c, 3, dtype=dtype, rngs=rngs)
-            down = _down(c, dtype=dtype, rngs=rngs)
-            stages.append(nnx.List([conv, NormAct(c), down, NormAct(c)]))
+            conv = _same(cin, c, 3, dtype=dtype, draw=draw)
+            down = _down(c, dtype=dtype, draw=draw)
+            stages.append(nnx.List([conv, norm(c), down, norm(c)]))
             cin = c
         self.stages = nnx.List(stages)
-        self.bottleneck = nnx.List([_same(cin, cin, 3, dtype=dtype, rngs=rngs), NormAct(cin)])
-        self.to_latent = _same(cin, config.latent_channels, 1, dtype=dtype, rngs=rngs)
+        self.bottleneck = nnx.List([_same(cin, cin, 3, dtype=dtype, draw=draw), norm(cin)])
+        self.to_latent = _same(cin, config.latent_channels, 1, dtype=dtype, draw=draw)
         self.dtype, self.remat = dtype, config.remat
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f latent"]:
@@ -151,48 +232,65 @@ class Encoder(nnx.Module):
         return self.to_latent(_run(self.bottleneck, x, self.remat)).astype(jnp.float32)
 
 
-class Head(nnx.Module):
+class PictureHead(nnx.Module):
     """Features to a picture: conv, norm, conv."""
 
-    def __init__(self, cin: int, cout: int, *, dtype: Any, rngs: nnx.Rngs):
-        self.layers = nnx.List(
-            [_same(cin, cin, 3, dtype=dtype, rngs=rngs), NormAct(cin), _same(cin, cout, 3, dtype=dtype, rngs=rngs)]
-        )
+    def __init__(self, cin: int, head: HeadConfig, *, dtype: Any, draw: Draw):
+        groups = max(groups for groups in range(1, head.norm_groups + 1) if cin % groups == 0)
+        hidden, norm = _same(cin, cin, 3, dtype=dtype, draw=draw), NormAct(cin, groups, head.activation)
+        self.layers = nnx.List([hidden, norm, _same(cin, head.outputs, 3, dtype=dtype, draw=draw)])
+
+
+class LogitsHead(nnx.Module):
+    """Features to logits: the mean over the image, then a linear layer, in float32."""
+
+    def __init__(self, cin: int, head: HeadConfig, *, draw: Draw):
+        self.kernel = nnx.Param(draw((cin, head.outputs), cin))
+        self.bias = nnx.Param(draw((head.outputs,), cin))
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b logits"]:
+        pooled = x.astype(jnp.float32).mean((1, 2))
+        return pooled @ self.kernel[...] + self.bias[...].reshape(1, -1)
 
 
 class Decoder(nnx.Module):
     """Latent to shared features at image size, then the RGB, segmentation and room/scene heads."""
 
-    def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, draw: Draw):
         dtype = jnp.dtype(config.compute_dtype)
+        norm = functools.partial(NormAct, groups=config.norm_groups, activation=config.activation)
         c = config.stage_channels[-1]
-        stages = [nnx.List([_same(config.latent_channels, c, 3, dtype=dtype, rngs=rngs), NormAct(c)])]
+        stages = [nnx.List([_same(config.latent_channels, c, 3, dtype=dtype, draw=draw), norm(c)])]
         for _ in range(config.downsampling_steps):
-            stages.append(nnx.List([_up(c, c // 2, dtype=dtype, rngs=rngs), NormAct(c // 2)]))
+            stages.append(nnx.List([_up(c, c // 2, dtype=dtype, draw=draw), norm(c // 2)]))
             c //= 2
         self.stages = nnx.List(stages)
-        self.rgb = Head(c, 3, dtype=dtype, rngs=rngs)
-        self.segmentation = Head(c, config.num_classes, dtype=dtype, rngs=rngs)
-        self.room_scene_kernel = nnx.Param(_uniform(rngs.params(), (c, NUM_ROOM_TYPES), c))
-        self.room_scene_bias = nnx.Param(_uniform(rngs.params(), (NUM_ROOM_TYPES,), c))
+        rgb, segmentation, classification = map(config.head, ("rgb", "segmentation", "classification"))
+        self.rgb = rgb and PictureHead(c, rgb, dtype=dtype, draw=draw)
+        self.segmentation = segmentation and PictureHead(c, segmentation, dtype=dtype, draw=draw)
+        self.classification = classification and LogitsHead(c, classification, draw=draw)
         self.dtype, self.remat = dtype, config.remat
 
     def __call__(self, latents: Float[Array, "b h w latent"]) -> Outputs:
         x = latents.astype(self.dtype)
         for stage in self.stages:
             x = _run(stage, x, self.remat)
-        pooled = x.astype(jnp.float32).mean((1, 2))
+
+        def picture(head: PictureHead | None) -> Array | None:
+            return head and _run(head.layers, x, self.remat).astype(jnp.float32)
+
+        rgb = picture(self.rgb)
         return Outputs(
-            rgb=jnp.tanh(_run(self.rgb.layers, x, self.remat).astype(jnp.float32)),
-            segmentation_logits=_run(self.segmentation.layers, x, self.remat).astype(jnp.float32),
-            room_scene_logits=pooled @ self.room_scene_kernel[...] + self.room_scene_bias[...].reshape(1, -1),
+            rgb=None if rgb is None else jnp.tanh(rgb),
+            segmentation_logits=picture(self.segmentation),
+            room_scene_logits=self.classification and self.classification(x),
         )
 
 
 class Autoencoder(nnx.Module):
-    def __init__(self, config: AutoencoderConfig, rngs: nnx.Rngs):
-        self.encoder = Encoder(config, rngs)
-        self.decoder = Decoder(config, rngs)
+    def __init__(self, config: AutoencoderConfig, draw: Draw):
+        self.encoder = Encoder(config, draw)
+        self.decoder = Decoder(config, draw)
 
 
 def _run(layers: nnx.List, x: Array, remat: bool) -> Array:
@@ -205,17 +303,25 @@ def _run(layers: nnx.List, x: Array, remat: bool) -> Array:
 
 
 @functools.cache
-def _graphdef(config: AutoencoderConfig) -> nnx.GraphDef:
-    return nnx.split(nnx.eval_shape(lambda: Autoencoder(config, nnx.Rngs(0))))[0]
+def _structure(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """What the modules are, and the shapes of their parameters."""
+    return nnx.split(nnx.eval_shape(lambda: Autoencoder(config, _zeros)))
 
 
 def _merge(config: AutoencoderConfig, params: Params) -> Autoencoder:
-    return nnx.merge(_graphdef(config), nnx.State(params))
+    return nnx.merge(_structure(config)[0], nnx.State(params))
+
+
+def abstract_params(config: AutoencoderConfig) -> Params:
+    """Shapes and dtypes of the parameters, without making them."""
+    return nnx.to_pure_dict(_structure(config)[1])
 
 
 def init(config: AutoencoderConfig, key: Array) -> Params:
     """Fresh float32 parameters with PyTorch's default distribution, as a nested dict of arrays."""
-    return nnx.to_pure_dict(nnx.state(Autoencoder(config, nnx.Rngs(params=key)), nnx.Param))
+    count = parameter_count(abstract_params(config))
+    numbers = jax.random.uniform(key, (count,), jnp.float32, -1, 1)
+    return nnx.to_pure_dict(nnx.state(Autoencoder(config, _Uniform(numbers)), nnx.Param))
 
 
 def encode(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f c"]:

@@ -48,11 +48,14 @@ class Records:
         title = [self.outputs.name, moment.replace("_", " ")]
         if self.data_kind == "synthetic":
             title.append("SYNTHETIC LAYOUTS")
-        true, predicted = evaluate.true_classes_in_color(images), evaluate.color_classes(made.classes)
-        pictures = {
-            "comparison": evaluate.side_by_side(images, made.rgb, ("input", "reconstruction"), title),
-            "segmentation": evaluate.side_by_side(true, predicted, ("true classes", "predicted classes"), title),
-        }
+        pictures = {}
+        if made.images is not None:
+            captions = "input", "reconstruction"
+            pictures["comparison"] = evaluate.side_by_side(images, made.images, captions, title)
+        if made.classes is not None:
+            true, predicted = evaluate.true_classes_in_color(images), evaluate.color_classes(made.classes)
+            captions = "true classes", "predicted classes"
+            pictures["segmentation"] = evaluate.side_by_side(true, predicted, captions, title)
         for kind, picture in pictures.items():
             for folder in self.outputs.folders:
                 write_picture(self.outputs.sample(folder, moment, kind), picture)

@@ -32,6 +32,8 @@ def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int]
                  f"{off_palette:.3%} of the pixels are off the palette and carry no label")  # fmt: skip
     _say("Model", f"{model.downsampling_steps} downsampling steps, latent {height}x{width}x{channels}, "
                   f"compression {model.compression}x")  # fmt: skip
+    if config.init_from is not None:
+        _say("", f"weights from {config.init_from}, heads {', '.join(head.name for head in model.heads)}")
     pace = f"{config.batch_size} images a step, learning rate {config.optimizer.learning_rate:g}"
     _say("Training", f"{config.num_epochs} epochs of {steps_per_epoch(sizes[0], config.batch_size):,} steps, {pace}")
     devices = mesh.devices.flat
@@ -59,13 +61,14 @@ def say_finished(outputs: Outputs, epoch: int, stopping: EarlyStopping) -> None:
 
 
 def say_epoch(row: Mapping[str, Any], num_epochs: int) -> None:
-    quality = (
-        f"PSNR {row['val_PSNR']:.2f} dB, mIoU {row['val_mIoU']:.3f}, pixel accuracy {row['val_pixel_accuracy']:.4f}"
-    )
     speed = f"{row['images_per_second']:.1f} img/s, {row['epoch_seconds']:.0f} s"
     left = (num_epochs - row["epoch"]) * row["epoch_seconds"]
     epoch = f"Epoch {row['epoch']}/{num_epochs}: loss {row['train_loss']:.4f}, validation {row['val_loss']:.4f}"
-    logger.info("%s, %s, %s%s", epoch, quality, speed, f", {left / 60:.1f} min left" if left else "")
+    logger.info("%s, %s, %s%s", epoch, _quality(row), speed, f", {left / 60:.1f} min left" if left else "")
+
+
+def say_given(row: Mapping[str, Any]) -> None:
+    logger.info("Given weights: validation %.4f, %s", row["val_loss"], _quality(row))
 
 
 def say_end(outputs: Outputs, best: Mapping[str, Any], stopped_early: bool) -> None:
@@ -75,9 +78,12 @@ def say_end(outputs: Outputs, best: Mapping[str, Any], stopped_early: bool) -> N
     _say("", f"mIoU {best['val_mIoU']:.3f}, pixel accuracy {best['val_pixel_accuracy']:.4f}, "
              f"room/scene accuracy {best['val_room_scene_accuracy']:.3f}")  # fmt: skip
     _say("Metrics", str(outputs.metrics_csv(outputs.phase_dir)))
-    _say("Pictures", str(outputs.sample(outputs.phase_dir, "best", "comparison")))
-    _say("", str(outputs.sample(outputs.phase_dir, "best", "segmentation")))
+    _say("Pictures", str(outputs.sample(outputs.phase_dir, "best", "*")))
     _say("Checkpoints", f"{outputs.checkpoints} (best: step {best['step']})")
+
+
+def _quality(row: Mapping[str, Any]) -> str:
+    return f"PSNR {row['val_PSNR']:.2f} dB, mIoU {row['val_mIoU']:.3f}, pixel accuracy {row['val_pixel_accuracy']:.4f}"
 
 
 def _say_synthetic() -> None:

@@ -20,7 +20,10 @@ class LossWeights(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The loss terms: one value an image or means, unweighted unless said otherwise; CE in nats."""
+    """The loss terms: one value an image or means, unweighted unless said otherwise; CE in nats.
+
+    The term of a head that the model does not have is 0.
+    """
 
     mse_rgb: Any
     ce_segmentation: Any
@@ -41,14 +44,17 @@ class EvalMetrics(NamedTuple):
     """What one batch adds to an evaluation; values of padded rows are to be dropped by `mask`."""
 
     losses: Losses
-    room_scene_correct: Bool[Array, " b"]
-    confusion: Int32[Array, "classes classes"]
+    room_scene_correct: Bool[Array, " b"] | None  # None without a classification head
+    confusion: Int32[Array, "classes classes"]  # zeros without a segmentation head
     mask: Bool[Array, " b"]
 
 
 class Reconstruction(NamedTuple):
-    rgb: UInt8[Any, "b h w 3"]
-    classes: UInt8[Any, "b h w"]
+    """What the decoder's heads make of latents; None for a head that is missing."""
+
+    images: UInt8[Any, "b h w 3"] | None
+    classes: UInt8[Any, "b h w"] | None  # the most likely one, an index into the palette
+    room_scene_probabilities: Float[Any, "b 2"] | None  # of room and of scene
 
 
 def scale_images(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -62,10 +68,12 @@ def unscale_images(images: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
 
 
 def compute_losses(outputs: model.Outputs, batch: Batch) -> Losses:
+    rgb, segmentation, room_scene = outputs
+    none = jnp.zeros(batch.type.shape)
     return Losses(
-        losses.mse_rgb(outputs.rgb, scale_images(batch.image)),
-        losses.cross_entropy_segmentation(outputs.segmentation_logits, palette.one_hot(batch.image)),
-        losses.cross_entropy_classification(outputs.room_scene_logits, batch.type),
+        none if rgb is None else losses.mse_rgb(rgb, scale_images(batch.image)),
+        none if segmentation is None else losses.cross_entropy_segmentation(segmentation, palette.one_hot(batch.image)),
+        none if room_scene is None else losses.cross_entropy_classification(room_scene, batch.type),
     )
 
 
@@ -99,18 +107,34 @@ def train_step(
 def eval_step(params: model.Params, batch: Batch, *, config: model.AutoencoderConfig) -> EvalMetrics:
     """Losses an image and the confusion matrix of one batch, padded or not."""
     outputs = model.apply(config, params, scale_images(batch.image))
-    labels = palette.one_hot(batch.image)
-    return EvalMetrics(
-        compute_losses(outputs, batch),
-        outputs.room_scene_logits.argmax(-1) == batch.type,
-        metrics.confusion_matrix(outputs.segmentation_logits, labels, batch.mask),
-        batch.mask,
+    _, segmentation, room_scene = outputs
+    if segmentation is None:
+        confusion = jnp.zeros((palette.NUM_CLASSES, palette.NUM_CLASSES), jnp.int32)
+    else:
+        confusion = metrics.confusion_matrix(segmentation, palette.one_hot(batch.image), batch.mask)
+    correct = None if room_scene is None else room_scene.argmax(-1) == batch.type
+    return EvalMetrics(compute_losses(outputs, batch), correct, confusion, batch.mask)
+
+
+def encode(
+    params: model.Params, images: UInt8[Array, "b h w 3"], *, config: model.AutoencoderConfig
+) -> Float[Array, "b h/f w/f latent"]:
+    return model.encode(config, params, scale_images(images))
+
+
+def decode(
+    params: model.Params, latents: Float[Array, "b h w latent"], *, config: model.AutoencoderConfig
+) -> Reconstruction:
+    rgb, segmentation, room_scene = model.decode(config, params, latents)
+    return Reconstruction(
+        None if rgb is None else unscale_images(rgb),
+        None if segmentation is None else segmentation.argmax(-1).astype(jnp.uint8),
+        None if room_scene is None else jax.nn.softmax(room_scene),
     )
 
 
 def reconstruct(
     params: model.Params, images: UInt8[Array, "b h w 3"], *, config: model.AutoencoderConfig
 ) -> Reconstruction:
-    """What the decoder makes of the images: RGB, and the most likely class of each pixel."""
-    outputs = model.apply(config, params, scale_images(images))
-    return Reconstruction(unscale_images(outputs.rgb), outputs.segmentation_logits.argmax(-1).astype(jnp.uint8))
+    """`decode` of `encode`."""
+    return decode(params, encode(params, images, config=config), config=config)

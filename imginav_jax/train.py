@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imginav_jax import evaluate, experiment, input_pipeline, model, screen, train_state
+from imginav_jax import evaluate, experiment, input_pipeline, model, screen, train_state, weights
 from imginav_jax.batch import Batch
 from imginav_jax.checkpoints import Checkpoints, latest_position
 from imginav_jax.compiled import CompiledSteps, batch_sharding, compile_steps, peak_memory_mib
@@ -30,6 +30,7 @@ from imginav_jax.progress import Progress
 from imginav_jax.records import EpochCosts, Records, Row, make_row
 from imginav_jax.steps import TrainMetrics
 from imginav_jax.train_state import TrainState
+from imginav_jax.weights import Weights
 
 _SCALARS_EVERY_STEPS = 10
 _LAYOUTS_NAMED = 8
@@ -60,6 +61,7 @@ class Run:
     checkpoints: Checkpoints
     position: Position
     stopping: EarlyStopping
+    given: model.Params | None  # weights to start from
 
     @property
     def config(self) -> Config:
@@ -85,9 +87,12 @@ def train(config: Config, workdir: str | None = None) -> None:
     workdir = workdir or f"experiments/phase1/{exp.name}"
     outputs = Outputs(exp.name, Path(workdir).expanduser(), Path(config.phase_dir).expanduser())
     outputs.check_writable()
+    given = _load_given(config)
+    if given is not None:
+        exp = exp.starting_from(given.config)
     mesh = _make_mesh(config.num_devices, config.batch_size)
     data = preparation.prepare(exp.data, exp.cache_dir)
-    fingerprint = exp.fingerprint(f"{data.kind} {data.key}")
+    fingerprint = exp.fingerprint(f"{data.kind} {data.key}", given and weights.digest(given.params))
     outputs.check_same_experiment(fingerprint)
     stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
     position = _read_position(outputs, fingerprint, stopping)
@@ -117,9 +122,14 @@ def train(config: Config, workdir: str | None = None) -> None:
             checkpoints=checkpoints,
             position=position,
             stopping=stopping,
+            given=given and given.params,
         )
         _train_epochs(run, _start_state(run))
         _finish(run, data.describe())
+
+
+def _load_given(config: Config) -> Weights | None:
+    return None if config.init_from is None else weights.load(Path(config.init_from).expanduser())
 
 
 def _make_mesh(num_devices: int, batch_size: int) -> Mesh:
@@ -138,6 +148,8 @@ def _read_position(outputs: Outputs, fingerprint: dict[str, Any], stopping: Earl
     stored = latest_position(outputs.checkpoints)
     if stored is None:
         return Position()
+    if "fingerprint" not in stored:
+        raise UserError(f"--workdir {outputs.workdir} is an imported checkpoint; start from it by --config.init_from")
     compare_fingerprints(str(outputs.checkpoints), stored["fingerprint"], fingerprint)
     stopping.load(stored["early_stopping"])
     return Position(**stored["position"])
@@ -183,12 +195,20 @@ def _start_state(run: Run) -> TrainState:
     if run.position.step:
         screen.say_resumed(run.position.step, run.position.epoch)
         return run.checkpoints.restore(run.position.step, run.compiled.abstract_state)
-    return run.compiled.create(jax.random.key(run.config.seed))
+    state = run.compiled.create(jax.random.key(run.config.seed))
+    if run.given is None:
+        return state
+    sharding = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    return state._replace(params=jax.device_put(run.given, sharding))
 
 
 def _train_epochs(run: Run, state: TrainState) -> None:
     config, position = run.config, run.position
     run.records.write_start(config)
+    if run.given is not None and not position.rows:
+        _evaluate_given(run, state)
+    if config.num_epochs == 0:
+        return
     dataset = input_pipeline.train_dataset(run.training, config.batch_size, config.num_epochs, config.seed)
     sharding = batch_sharding(run.mesh)
     batches = input_pipeline.prefetch(dataset[position.step :], sharding, config.data.num_workers)
@@ -202,6 +222,17 @@ def _train_epochs(run: Run, state: TrainState) -> None:
         if position.epoch % config.samples.every_epochs == 0:
             _write_samples(run, state.params, f"epoch_{position.epoch:03d}")
         _save(run, state)
+
+
+def _evaluate_given(run: Run, state: TrainState) -> None:
+    """The row of epoch 0: what the weights are worth before a step."""
+    start = time.monotonic()
+    nothing_trained = TrainMetrics(*[math.nan] * len(TrainMetrics._fields))
+    row = _add_row(run, nothing_trained, _evaluate(run, state), math.nan, start)
+    run.records.write_epochs(run.position.rows)
+    screen.say_given(row)
+    _write_samples(run, state.params, "epoch_000")
+    _save(run, state)
 
 
 def _train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
@@ -261,21 +292,26 @@ def _evaluate(run: Run, state: TrainState) -> evaluate.Evaluation:
 
 def _close_epoch(run: Run, evaluation: evaluate.Evaluation, start: float) -> Row:
     """The finished epoch's row; position and early stopping move on. RunError if the validation is not finite."""
-    position, config = run.position, run.config
+    position = run.position
     position.epoch += 1
     means = TrainMetrics(**{name: total / run.steps_per_epoch for name, total in position.sums.items()})
-    costs = EpochCosts(
-        images_per_second=run.steps_per_epoch * config.batch_size / position.train_seconds,
-        epoch_seconds=time.monotonic() - start,
-        peak_memory_mib=peak_memory_mib(run.compiled, run.mesh),
-    )
+    images_per_second = run.steps_per_epoch * run.config.batch_size / position.train_seconds
+    row = _add_row(run, means, evaluation, images_per_second, start)
+    position.sums, position.train_seconds = {}, 0.0
+    return row
+
+
+def _add_row(
+    run: Run, means: TrainMetrics, evaluation: evaluate.Evaluation, images_per_second: float, start: float
+) -> Row:
+    position, config = run.position, run.config
+    costs = EpochCosts(images_per_second, time.monotonic() - start, peak_memory_mib(run.compiled, run.mesh))
     row = make_row(position.epoch, position.step, means, evaluation, run.experiment.weights, costs)
     row |= {"learning_rate": config.optimizer.learning_rate, "data": run.records.data_kind}
     if not math.isfinite(row["val_loss"]):
         raise RunError(f"the validation loss after step {position.step} (epoch {position.epoch}) is {row['val_loss']}")
     run.stopping.update(row["val_loss"], position.epoch, position.step)
     position.rows.append(row)
-    position.sums, position.train_seconds = {}, 0.0
     return row
 
 
@@ -284,6 +320,7 @@ def _save(run: Run, state: TrainState) -> None:
         "position": dataclasses.asdict(run.position),
         "early_stopping": run.stopping.dump(),
         "fingerprint": run.fingerprint,
+        weights.ARCHITECTURE: run.experiment.model.architecture(),
     }
     run.checkpoints.save(run.position.step, state, stored, run.stopping.best_step)
 
@@ -302,7 +339,7 @@ def _finish(run: Run, data: dict[str, Any]) -> None:
     run.checkpoints.wait()
     best = run.checkpoints.restore(stopping.best_step, run.compiled.abstract_state)
     _write_samples(run, best.params, "best")
-    row = position.rows[stopping.best_epoch - 1]
+    row = next(row for row in position.rows if row["epoch"] == stopping.best_epoch)
     stopped_early = position.epoch < run.config.num_epochs
     summary = {
         "epochs": position.epoch,

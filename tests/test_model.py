@@ -84,7 +84,7 @@ def test_initial_parameters_have_pytorchs_bounds():
         (encoder["to_latent"], 128),
         (decoder["stages"][1][0], 64 * 16),  # transposed: PyTorch takes the outputs for the fan-in
         (decoder["rgb"]["layers"][2], 16 * 9),
-        ({"kernel": decoder["room_scene_kernel"], "bias": decoder["room_scene_bias"]}, 16),
+        (decoder["classification"], 16),
     ]
     for layer, fan_in in fans:
         bound = fan_in**-0.5

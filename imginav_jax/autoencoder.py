@@ -1,0 +1,107 @@
+"""A trained autoencoder for code that comes after it.
+
+from imginav_jax import autoencoder
+model = autoencoder.load("experiments/phase1/phase1_2_AE_R1_ds3")
+latents = model.encode(images)
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from imginav_jax import steps, weights
+from imginav_jax.model import AutoencoderConfig, Params
+from imginav_jax.steps import Reconstruction
+
+
+class Autoencoder:
+    """Encodes and decodes in float32, compiled once for an image size whatever the number of images.
+
+    Attributes:
+      config: the architecture.
+    """
+
+    def __init__(self, config: AutoencoderConfig, params: Params, batch_size: int):
+        self.config, self._params, self._batch_size = config, params, batch_size
+        self._encode = jax.jit(functools.partial(steps.encode, config=config))
+        self._decode = jax.jit(functools.partial(steps.decode, config=config))
+
+    def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h/f w/f latent"]:
+        """Latents, as they are: not normalised.
+
+        Raises:
+          ValueError: not uint8 images, or height or width that do not divide by `config.compression`.
+        """
+        images = np.asarray(images)
+        f = self.config.compression
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images are {_describe(images)}, expected uint8 [batch, height, width, 3]")
+        if not _is_divisible(images.shape[1:3], f):
+            raise ValueError(f"images are {_describe(images)}, expected a height and a width that divide by {f}")
+        return self._map(self._encode, images)
+
+    def decode(self, latents: Float[np.ndarray, "b h w latent"]) -> UInt8[np.ndarray, "b h*f w*f 3"]:
+        """Images.
+
+        Raises:
+          ValueError: not float latents of this model's channels, or the model has no RGB head.
+        """
+        images = self._decode_all(latents).images
+        if images is None:
+            raise ValueError("this autoencoder has no RGB head")
+        return images
+
+    def reconstruct(self, images: UInt8[np.ndarray, "b h w 3"]) -> Reconstruction:
+        """What all heads make of the images' latents; ValueError as `encode`."""
+        return self._decode_all(self.encode(images))
+
+    def _decode_all(self, latents: Float[np.ndarray, "b h w latent"]) -> Reconstruction:
+        latents, channels = np.asarray(latents), self.config.latent_channels
+        is_float = np.issubdtype(latents.dtype, np.floating)
+        if not is_float or latents.ndim != 4 or latents.shape[-1] != channels or not all(latents.shape[1:3]):
+            raise ValueError(f"latents are {_describe(latents)}, expected float [batch, height, width, {channels}]")
+        return self._map(self._decode, latents.astype(np.float32))
+
+    def _map(self, function: Callable[[Params, Any], Any], rows: np.ndarray) -> Any:
+        """Batch by batch, the last one padded, and the next one dispatched before one is fetched."""
+        size, results, pending = self._batch_size, [], None
+        for start in range(0, max(len(rows), 1), size):
+            batch = rows[start : start + size]
+            padding = np.zeros((size - len(batch), *rows.shape[1:]), rows.dtype)
+            running = function(self._params, np.concatenate([batch, padding]))
+            if pending is not None:
+                results.append(jax.device_get(pending))
+            pending = running
+        results.append(jax.device_get(pending))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *results)
+
+
+def load(directory: str | Path, *, step: int | None = None, batch_size: int = 4) -> Autoencoder:
+    """The autoencoder of a run's workdir, or of what `import_torch` wrote.
+
+    Args:
+      directory: where it is.
+      step: of the checkpoint; default: the best.
+      batch_size: images a call of the device; fewer are padded to it.
+
+    Raises:
+      UserError: there is no such checkpoint.
+      ValueError: `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    loaded = weights.load(Path(directory).expanduser(), step)
+    return Autoencoder(loaded.config, loaded.params, batch_size)
+
+
+def _is_divisible(sides: tuple[int, ...], factor: int) -> bool:
+    return all(side and side % factor == 0 for side in sides)
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"

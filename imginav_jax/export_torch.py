@@ -1,0 +1,59 @@
+"""Takes an autoencoder to the original's code: `python -m imginav_jax.export_torch WORKDIR --out FILE.pt`.
+
+The file is what `Autoencoder.load_checkpoint` of ImgiNav reads: a dict with `state_dict` and `config`.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from imginav_jax import torch_config, torch_tensors, weights
+from imginav_jax.errors import UserError
+
+
+def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> weights.Weights:
+    """Writes the weights of a workdir or an imported checkpoint, by default the best ones, in one step.
+
+    Raises:
+      UserError: torch is missing, the directory holds no weights, or `out` exists or cannot be written.
+    """
+    weights.check_is_new(out)
+    try:
+        import torch
+    except ImportError:
+        raise UserError("PyTorch writes these files and is not installed: pip install torch") from None
+    loaded = weights.load(directory, step)
+    tensors = torch_tensors.from_params(loaded.config, loaded.params)
+    payload = {
+        "state_dict": {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()},
+        "config": torch_config.make_config(loaded.config),
+    }
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(payload, file)
+        temporary.rename(out)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{out} cannot be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return loaded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m imginav_jax.export_torch", description=__doc__)
+    parser.add_argument("directory", type=Path, metavar="WORKDIR", help="of a run, or an imported checkpoint")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.pt", help="the file to make")
+    parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
+    arguments = parser.parse_args()
+    try:
+        exported = export_checkpoint(arguments.directory.expanduser(), arguments.out.expanduser(), arguments.step)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(f"{arguments.out}: the weights after step {exported.step:,}")
+
+
+if __name__ == "__main__":
+    main()

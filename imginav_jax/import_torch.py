@@ -1,0 +1,88 @@
+"""Brings an autoencoder of the original along: `python -m imginav_jax.import_torch CHECKPOINT.pt --out DIR`."""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imginav_jax import model, torch_config, torch_tensors, weights
+from imginav_jax.errors import UserError
+
+
+def import_checkpoint(path: Path, out: Path) -> model.AutoencoderConfig:
+    """Reads a PyTorch checkpoint and writes `out`, which `autoencoder.load` and `--config.init_from` take.
+
+    Raises:
+      UserError: torch is missing, the file holds no autoencoder that can be brought along, or `out` exists.
+    """
+    weights.check_is_new(out)
+    payload = _read(path)
+    try:
+        config = torch_config.parse_config(payload["config"])
+        params = torch_tensors.to_params(config, _to_numpy(payload["state_dict"]))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    weights.save(out, config, params, {"file": str(path.absolute()), "epoch": _epoch(payload)})
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's dict; nothing in it can run code, for weights_only admits tensors and plain containers alone."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError("PyTorch reads these files and is not installed: pip install torch") from None
+    if not path.is_file():
+        raise UserError(f"{path} is not a file")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the error below says it better
+            payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file provokes; PyTorch's own text advises to run it
+        raise UserError(
+            f"{path} is not a checkpoint of tensors and plain values alone; nothing in it was run "
+            f"({type(error).__name__})"
+        ) from None
+    for key in ("state_dict", "config"):
+        if not isinstance(payload, dict) or not isinstance(payload.get(key), dict):
+            raise UserError(f"{path} is not a checkpoint of the original: it has no dict {key!r}")
+    return payload
+
+
+def _to_numpy(state_dict: dict[str, Any]) -> dict[str, np.ndarray]:
+    """As they are; what is no dense tensor of a NumPy dtype is named by an error."""
+    tensors = {}
+    for name, tensor in state_dict.items():
+        try:
+            tensors[str(name)] = tensor.detach().numpy()
+        except (AttributeError, TypeError, RuntimeError):
+            raise UserError(f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}, expected float32") from None
+    return tensors
+
+
+def _epoch(payload: dict[str, Any]) -> int | None:
+    epoch = payload.get("epoch")
+    return epoch if isinstance(epoch, int) else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m imginav_jax.import_torch", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pt", help="a dict with state_dict and config")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the directory to make")
+    arguments = parser.parse_args()
+    try:
+        config = import_checkpoint(arguments.checkpoint.expanduser(), arguments.out.expanduser())
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    count = model.parameter_count(model.abstract_params(config))
+    heads = ", ".join(head.name for head in config.heads) or "none"
+    print(
+        f"{arguments.out}: {count:,} parameters, {config.downsampling_steps} downsampling steps, "
+        f"{config.latent_channels} latent channels, {config.base_channels} base channels, heads {heads}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Weights with their architecture, from a run's workdir or an imported checkpoint: both keep them the same way."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imginav_jax import checkpoints, model
+from imginav_jax.errors import UserError
+from imginav_jax.model import AutoencoderConfig, Params
+
+ARCHITECTURE = "architecture"  # key of a checkpoint's JSON
+_FOLDER = "checkpoints"
+
+
+class Weights(NamedTuple):
+    config: AutoencoderConfig
+    params: Params  # on the default device
+    step: int  # optimizer steps done when they were saved
+
+
+def load(directory: Path, step: int | None = None) -> Weights:
+    """The weights of a step; by default of the best one, or of the latest before the first validation.
+
+    Raises:
+      UserError: the directory, or the step, holds no weights.
+    """
+    folder = directory / _FOLDER
+    stored, steps = checkpoints.latest_position(folder), checkpoints.complete_steps(folder)
+    if stored is None:
+        raise UserError(f"{directory} is neither a workdir with a checkpoint nor an imported checkpoint")
+    if step is None:
+        best = stored.get("early_stopping", {}).get("best_step")
+        step = best if best in steps else steps[-1]
+    if step not in steps:
+        raise UserError(f"{directory} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    try:
+        config = AutoencoderConfig.from_architecture(stored[ARCHITECTURE])
+    except (KeyError, TypeError):
+        raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
+    here = jnp.zeros(()).sharding
+    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=here), model.abstract_params(config))
+    return Weights(config, checkpoints.restore_part(folder, step, {"params": abstract})["params"], step)
+
+
+def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dict[str, Any]) -> None:
+    """A new directory that `load` reads, made in one step; `origin` is JSON that says where the weights are from.
+
+    Raises:
+      UserError: the directory exists or cannot be written.
+    """
+    check_is_new(directory)
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        kept = checkpoints.Checkpoints(temporary / _FOLDER, keep_period=1)
+        kept.save(0, {"params": params}, {ARCHITECTURE: config.architecture(), "origin": origin}, best_step=0)
+        kept.close()
+        temporary.rename(directory)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_is_new(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another --out")
+
+
+def digest(params: Params) -> str:
+    """The SHA-256 of names, shapes and values, in hexadecimal."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype}".encode())
+        found.update(values.tobytes())
+    return found.hexdigest()
