@@ -43,7 +43,9 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m imginav_jax.export_torch", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m imginav_jax.export_torch", description="Write weights as a checkpoint of the original."
+    )
     parser.add_argument("directory", type=Path, metavar="WORKDIR", help="of a run, or an imported checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.pt", help="the file to make")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")

@@ -68,7 +68,9 @@ def _epoch(payload: dict[str, Any]) -> int | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m imginav_jax.import_torch", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m imginav_jax.import_torch", description="Make an imported checkpoint of one of the original."
+    )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pt", help="a dict with state_dict and config")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the directory to make")
     arguments = parser.parse_args()
