@@ -1,14 +1,188 @@
-"""Orbax checkpoints of a run: the training state as arrays, the loop's position as JSON, by step."""
+"""Checkpoints of a run, by step: Orbax holds the training state, `checkpoint.json` what it was and its checksums.
 
-from collections.abc import Sequence
+A step is written into a temporary directory and renamed when it is complete, checksums and all, so a step that is
+there was saved whole.  Whether it still is what was saved is checked before anything is restored.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import AsyncOptions
 
-from imginav_jax.errors import UserError
+from imginav_jax.errors import RunError, UserError
 
-_STATE, _POSITION = "state", "position"
+_STATE = "state"
+_RECORD = "checkpoint.json"
+_DAMAGED = "damaged_checkpoints"
+_MIB = 2**20
+
+
+class Found(NamedTuple):
+    """The newest sound step, and what is wrong with the others."""
+
+    step: int
+    position: dict[str, Any]  # as it was given to `Checkpoints.save`
+    sound: list[int]  # every step that can be restored
+    damaged: dict[int, str]  # the reason by step
+
+
+class _DamagedError(Exception):
+    """The message says what is wrong with a step."""
+
+
+def find(directory: Path) -> Found | None:
+    """Looks at every step and changes nothing; None where there is no step.
+
+    Raises:
+      UserError: there are steps, and none of them can be restored.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    damaged: dict[int, str] = {}
+    for step in steps(directory):
+        try:
+            records[step] = _verified_record(directory / str(step))
+        except _DamagedError as error:
+            damaged[step] = str(error)
+    if records:
+        newest = max(records)
+        return Found(newest, records[newest]["position"], sorted(records), damaged)
+    if damaged:
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        raise UserError(f"no checkpoint in {directory} can be restored ({reasons}); move them away to start anew")
+    return None
+
+
+def steps(directory: Path) -> list[int]:
+    """Of every directory that looks like a complete step, in order; sound or not."""
+    names = [path.name for path in directory.iterdir() if path.is_dir()] if directory.exists() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def set_aside(directory: Path, damaged: Sequence[int]) -> Path:
+    """Moves steps to where nothing takes them for checkpoints; returns the place."""
+    place = directory.parent / _DAMAGED
+    place.mkdir(exist_ok=True)
+    for step in damaged:
+        target, number = place / str(step), 1
+        while target.exists():
+            number += 1
+            target = place / f"{step}-{number}"
+        (directory / str(step)).rename(target)
+    return place
+
+
+def restore(directory: Path, step: int, abstract_state: Any) -> Any:
+    """A step's state, or a part of it, onto the shapes, dtypes and shardings of `abstract_state`.
+
+    Raises:
+      UserError: the step is not there, or is not what was saved.
+    """
+    path = directory.absolute() / str(step)
+    if not path.exists():
+        raise UserError(f"{directory} has no checkpoint of step {step}")
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+    args = ocp.args.PyTreeRestore(abstract_state, restore_args, partial_restore=True)
+    try:
+        _verified_record(path)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path / _STATE, args=args)
+    except (_DamagedError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be restored: {str(error).splitlines()[0]}") from None
+
+
+def require_space(directory: Path, state: Any, copies: int) -> None:
+    """UserError if the disk cannot take so many copies of the state more."""
+    needed = copies * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise UserError(
+            f"{directory} has {free / _MIB:,.0f} MiB free, expected {needed / _MIB:,.0f} MiB for {copies} more "
+            "checkpoints; free some space and start again"
+        )
+
+
+class Checkpoints:
+    """The checkpoints in one directory; close it, or the last save may be lost."""
+
+    def __init__(self, directory: Path, keep_period: int):
+        """Makes the directory where it is missing; steps that are multiples of `keep_period` are kept for good."""
+        self._directory = directory.absolute()
+        self._preserve = _Preserve(keep_period)
+        self._saving: tuple[int, str] | None = None  # the step on its way to the disk, and its position
+        self._failed = False
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._preserve,
+            cleanup_tmp_directories=True,  # of a job that was killed while it saved
+            async_options=AsyncOptions(post_finalization_callback=self._write_record),
+        )
+        handlers = {_STATE: ocp.StandardCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
+
+    def has(self, step: int) -> bool:
+        """Whether the step is on disk; damaged ones are to be set aside before."""
+        return (self._directory / str(step)).exists()
+
+    def save(self, step: int, state: Any, position: dict[str, Any], best_step: int) -> None:
+        """Starts a save in the background; a step that is there already gets the new position only.
+
+        Args:
+          step: optimizer steps done.
+          state: a pytree of arrays.
+          position: JSON that says where the loop stands.
+          best_step: the step to keep as the best.
+
+        Raises:
+          RunError: this save, or one before it, has failed; names the step.
+        """
+        self.wait()
+        self._preserve.best_step = best_step
+        content = json.dumps(position)
+        path = self._directory / str(step)
+        with self._failing_by_name(step):
+            if self.has(step):
+                record = json.loads((path / _RECORD).read_text())
+                _replace(path / _RECORD, _make_record(content, record["files"]))
+                return
+            require_space(self._directory, state, copies=1)
+            self._saving = step, content
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+
+    def wait(self) -> None:
+        """Until the last save is on disk; RunError if it failed."""
+        with self._failing_by_name(self._saving[0] if self._saving else 0):
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits, unless a failure has been reported already; RunError if the last save failed."""
+        if not self._failed:
+            self.wait()
+            self._manager.close()
+
+    def _write_record(self) -> None:
+        """Runs in the background when a step's files are complete and its directory has not got its name yet."""
+        if self._saving is None or jax.process_index() != 0:
+            return
+        step, content = self._saving
+        (path,) = self._directory.glob(f"{step}.orbax-checkpoint-tmp*")
+        _replace(path / _RECORD, _make_record(content, _checksums(path)))
+
+    @contextlib.contextmanager
+    def _failing_by_name(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the background thread or the file system came up with
+            self._failed = True
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(f"the checkpoint of step {step} could not be saved: {reason}") from error
 
 
 class _Preserve:
@@ -24,85 +198,53 @@ class _Preserve:
         return [each.step in (latest, self.best_step) or each.step % self._period == 0 for each in checkpoints]
 
 
-def complete_steps(directory: Path) -> list[int]:
-    """In order; nothing is changed."""
-    return sorted(ocp.utils.checkpoint_steps(directory.absolute())) if directory.exists() else []
+def _checksums(path: Path) -> dict[str, str]:
+    """SHA-256 of every file of the state, by its path in the step; Orbax goes on writing its own notes beside it."""
+    files = sorted(each for each in (path / _STATE).rglob("*") if each.is_file())
+    return {str(each.relative_to(path)): _sha256(each) for each in files}
 
 
-def latest_position(directory: Path) -> dict[str, Any] | None:
-    """The JSON of the latest complete step, None where there is none; nothing is changed.
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Raises:
-      UserError: the step was not saved by `Checkpoints`.
-    """
-    steps = complete_steps(directory)
-    if not steps:
-        return None
-    path = directory.absolute() / str(steps[-1]) / _POSITION
+
+def _make_record(position: str, files: dict[str, str]) -> str:
+    content = {"position": json.loads(position), "files": files}
+    return json.dumps({**content, "sha256": _digest(content)})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _verified_record(path: Path) -> dict[str, Any]:
+    """The step's record, after every file has been found to be what was saved."""
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path.parent} is not a checkpoint of this program: {error}") from None
+        record = json.loads((path / _RECORD).read_text())
+        content = {"position": record["position"], "files": record["files"]}
+        is_sound = record["sha256"] == _digest(content)
+    except FileNotFoundError:
+        raise _DamagedError(f"it has no {_RECORD}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        is_sound = False
+    if not is_sound:
+        raise _DamagedError(f"{_RECORD} is damaged")
+    for name, checksum in record["files"].items():
+        try:
+            found = _sha256(path / name)
+        except OSError:
+            raise _DamagedError(f"{name} is missing") from None
+        if found != checksum:
+            raise _DamagedError(f"{name} is damaged")
+    return record
 
 
-def restore_part(directory: Path, step: int, abstract_part: Any) -> Any:
-    """Some of a step's state, onto the shapes, dtypes and shardings of `abstract_part`: the weights alone, say.
-
-    Raises:
-      UserError: the step cannot be read or holds other arrays.
-    """
-    path = directory.absolute() / str(step) / _STATE
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_part)
-    args = ocp.args.PyTreeRestore(abstract_part, restore_args, partial_restore=True)
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(path, args=args)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path.parent} cannot be restored: {str(error).splitlines()[0]}") from None
-
-
-class Checkpoints:
-    """The checkpoints in one directory; close it, or the last save may be lost."""
-
-    def __init__(self, directory: Path, keep_period: int):
-        """Makes the directory where it is missing; steps that are multiples of `keep_period` are kept for good."""
-        self._preserve = _Preserve(keep_period)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._preserve,
-            cleanup_tmp_directories=True,  # of a job that was killed while it saved
-        )
-        handlers = {_STATE: ocp.StandardCheckpointHandler(), _POSITION: ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
-
-    def save(self, step: int, state: Any, position: dict[str, Any], best_step: int) -> None:
-        """Starts a save in the background; what goes wrong is raised by this or a later call.
-
-        Args:
-          step: optimizer steps done.
-          state: a pytree of arrays.
-          position: JSON that says where the loop stands.
-          best_step: the step to keep as the best.
-        """
-        self._preserve.best_step = best_step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
-        self._manager.save(step, args=items)
-
-    def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state of a step, onto the shapes, dtypes and shardings of `abstract_state`.
-
-        Raises:
-          UserError: the step is not there.
-        """
-        if step not in self._manager.all_steps():
-            raise UserError(f"{self._manager.directory} has no checkpoint of step {step}")
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        return self._manager.restore(step, args=items)[_STATE]
-
-    def wait(self) -> None:
-        """Until the last save is on disk; raises what went wrong with it."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        self.wait()
-        self._manager.close()
+def _replace(path: Path, content: str) -> None:
+    """In one step and durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -31,6 +31,10 @@ class EarlyStopping:
         self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
         return True
 
+    def forget_best(self) -> None:
+        """The best weights are lost: the next epoch is the best again."""
+        self.best_loss, self.best_epoch, self.best_step = math.inf, 0, 0
+
     def dump(self) -> dict[str, Any]:
         """What `load` takes back: all but the limits, which may change between two parts of a run."""
         return {name: getattr(self, name) for name in _REMEMBERED}

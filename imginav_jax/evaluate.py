@@ -28,6 +28,7 @@ class Evaluation:
     losses: Losses
     room_scene_accuracy: float  # NaN without a classification head
     confusion: Int[np.ndarray, "classes classes"]  # pixels by [true, predicted]
+    not_finite: list[int]  # images, by position in the split, of which a loss is infinite or NaN
 
     def columns(self) -> dict[str, float]:
         """The metrics of an epoch's row, by column name; NaN for a class neither present nor predicted."""
@@ -58,15 +59,18 @@ def evaluate(eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, 
         raise ValueError("an evaluation needs at least one batch")
     results.append(jax.device_get(pending))
 
+    def kept(values: Sequence[Any]) -> np.ndarray:
+        return np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])
+
     def mean(values: Sequence[Any]) -> float:
-        kept = np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])
-        return float(kept.astype(np.float64).mean())
+        return float(kept(values).astype(np.float64).mean())
 
     has_room_scene = results[0].room_scene_correct is not None
     return Evaluation(
         Losses(*(mean(values) for values in zip(*(each.losses for each in results), strict=True))),
         mean([each.room_scene_correct for each in results]) if has_room_scene else math.nan,
         np.stack([each.confusion for each in results]).sum(0, dtype=np.int64),
+        np.flatnonzero(~np.isfinite(kept([sum(each.losses) for each in results]))).tolist(),
     )
 
 

@@ -54,10 +54,10 @@ class Experiment:
         model = dataclasses.replace(given, compute_dtype=self.model.compute_dtype, remat=self.model.remat)
         return dataclasses.replace(self, model=model)
 
-    def fingerprint(self, data: str, init: str | None) -> dict[str, Any]:
+    def fingerprint(self, data: dict[str, Any], init: str | None) -> dict[str, Any]:
         """What must not change between a run and its continuation, by config key.
 
-        `data` stands for the data set, `init` for the weights that the run starts from.
+        `data` is the data set's own, `init` stands for the weights that the run starts from.
         """
         config = self.config
         fields = {f"model.{key}": value for key, value in config.model.items() if key != "remat"}
@@ -69,8 +69,7 @@ class Experiment:
             "batch_size": config.batch_size,
             "precision": config.precision,
             **fields,
-            "data.image_size": config.data.image_size,
-            "data set": data,
+            **data,
             "init_from": init,
         }
 

@@ -1,6 +1,8 @@
 """Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
 
+import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
+from imginav_jax import signals, workers
 from imginav_jax.batch import Batch
 from imginav_jax.datasets.layout_file import decode_layout
 
@@ -59,7 +62,7 @@ def eval_dataset(source: LayoutSource, batch_size: int) -> grain.MapDataset[Batc
 def prefetch(
     dataset: grain.MapDataset[Batch], sharding: jax.sharding.Sharding, num_workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches on the device, read and decoded ahead.
+    """The batches on the device, read and decoded ahead; close it, and its workers end.
 
     Args:
       dataset: of host batches.
@@ -69,8 +72,17 @@ def prefetch(
     threads = 1 if num_workers else min(_MAX_DECODING_THREADS, len(os.sched_getaffinity(0)))
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
     if num_workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return iter(grain.experimental.device_put(batches, sharding, cpu_buffer_size=1, device_buffer_size=_DEVICE_BATCHES))
+        options = grain.MultiprocessingOptions(num_workers=num_workers)
+        batches = batches.mp_prefetch(options, worker_init_fn=functools.partial(workers.end_with, os.getpid()))
+    batches = grain.experimental.device_put(batches, sharding, cpu_buffer_size=1, device_buffer_size=_DEVICE_BATCHES)
+    with signals.withheld() if num_workers else contextlib.nullcontext():
+        iterator: Any = iter(batches)
+        first = list(itertools.islice(iterator, 1))  # the workers are started by now
+    try:
+        yield from first
+        yield from iterator
+    finally:
+        iterator.close()
 
 
 def _decode(record: dict[str, Any]) -> Batch:

@@ -9,10 +9,12 @@ from ml_collections import config_flags
 
 from imginav_jax import unknown_key
 from imginav_jax.errors import RunError
+from imginav_jax.signals import Interrupted, Stop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default experiments/phase1/{name}")
 flags.mark_flag_as_required("config")
+_STOP = Stop()
 
 
 def main(argv: list[str]) -> None:
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> None:
     from imginav_jax import train
 
     try:
-        train.train(_CONFIG.value, _WORKDIR.value)
+        train.train(_CONFIG.value, _WORKDIR.value, _STOP)
     except RunError as error:
         sys.exit(f"error: {error}")
 
@@ -53,4 +55,8 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    _STOP.listen()
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)

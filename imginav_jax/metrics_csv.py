@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Replaces the file by these rows, in one step and durably; the first row names the columns."""
+    """Replaces the file by these rows, in one step and durably; the first row names the columns, no rows no file."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="") as file:

@@ -40,6 +40,9 @@ class Outputs:
     def summary_json(self, folder: Path) -> Path:
         return folder / f"{self.name}_summary.json"
 
+    def not_finite_json(self, step: int) -> Path:
+        return self.workdir / f"{self.name}_not_finite_step_{step}.json"
+
     def check_writable(self) -> None:
         """UserError if a file cannot be made in one of the folders, or where they are to be; leaves nothing."""
         places_by_option = {

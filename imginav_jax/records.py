@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from imginav_jax import evaluate, metrics_csv
 from imginav_jax.evaluate import Evaluation
 from imginav_jax.outputs import Outputs, write_json, write_picture
+from imginav_jax.progress import logger
 from imginav_jax.steps import LossWeights, Reconstruction, TrainMetrics, weigh_losses
 
 Row = dict[str, Any]  # one epoch, by column name
@@ -24,7 +26,7 @@ class EpochCosts(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Records:
     outputs: Outputs
-    writer: Any  # clu's MetricWriter
+    writer: "OptionalWriter"
     data_kind: str  # synthetic or manifest
 
     def write_start(self, config: Any) -> None:
@@ -33,10 +35,14 @@ class Records:
     def write_step(self, step: int, values: Mapping[str, float]) -> None:
         self.writer.write_scalars(step, {f"step/{name}": value for name, value in values.items()})
 
-    def write_epochs(self, rows: list[Row]) -> None:
-        """All rows to the CSV files, the last one to TensorBoard too."""
+    def write_csv(self, rows: list[Row]) -> None:
+        """These rows and no others, in both folders."""
         for folder in self.outputs.folders:
             metrics_csv.write_rows(self.outputs.metrics_csv(folder), rows)
+
+    def write_epoch(self, rows: list[Row]) -> None:
+        """All rows to the CSV files, the last one to TensorBoard too."""
+        self.write_csv(rows)
         scalars = {
             _tag(name): value for name, value in rows[-1].items() if isinstance(value, float) and math.isfinite(value)
         }
@@ -61,9 +67,47 @@ class Records:
                 write_picture(self.outputs.sample(folder, moment, kind), picture)
             self.writer.write_images(step, {f"{moment.split('_')[0]}/{kind}": np.asarray(picture)})
 
+    def write_not_finite(self, step: int, found: Mapping[str, Any]) -> Path:
+        path = self.outputs.not_finite_json(step)
+        write_json(path, dict(found))
+        return path
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         for folder in self.outputs.folders:
             write_json(self.outputs.summary_json(folder), dict(summary))
+
+
+class OptionalWriter:
+    """clu's TensorBoard writer, whose failure is worth a warning, not a run: the CSV has everything."""
+
+    def __init__(self, open_writer: Callable[[], Any]):
+        self._writer: Any = None
+        self._failed = False
+        self._try(lambda: setattr(self, "_writer", open_writer()))
+
+    def write_hparams(self, values: Mapping[str, Any]) -> None:
+        self._try(lambda: self._writer.write_hparams(values))
+
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._try(lambda: self._writer.write_scalars(step, values))
+
+    def write_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        self._try(lambda: self._writer.write_images(step, values))
+
+    def flush(self) -> None:
+        self._try(lambda: self._writer.flush())
+
+    def close(self) -> None:
+        self._try(lambda: self._writer.close())
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever TensorFlow or the file system came up with
+            self._failed = True
+            logger.warning("TensorBoard's events cannot be written: %s. The run goes on without.", error)
 
 
 def make_row(

@@ -1,6 +1,7 @@
 """What a run says about itself: at its start, when it goes on, and at its end."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -52,6 +53,21 @@ def say_compiled(parameters: int, seconds: float, memory_mib: float) -> None:
 
 def say_resumed(step: int, epoch: int) -> None:
     _say("Continuing", f"from the checkpoint of step {step:,}, after {epoch} finished epochs")
+
+
+def say_damaged(damaged: Mapping[int, str], used: int, place: Path) -> None:
+    for step, reason in damaged.items():
+        logger.warning("The checkpoint of step %s cannot be restored: %s. It is now in %s.", f"{step:,}", reason, place)
+    logger.warning("The latest sound one is that of step %s.", f"{used:,}")
+
+
+def say_best_lost(epoch: int) -> None:
+    logger.warning("The best checkpoint, of epoch %d, is lost: the best is now chosen from what is left.", epoch)
+
+
+def say_stopped(step: int, epoch: int) -> None:
+    logger.info("Stopped by a signal after step %s, %d epochs finished; all is saved.", f"{step:,}", epoch)
+    logger.info("The same command goes on from there.")
 
 
 def say_finished(outputs: Outputs, epoch: int, stopping: EarlyStopping) -> None:

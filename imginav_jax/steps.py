@@ -38,6 +38,7 @@ class TrainMetrics(NamedTuple):
     ce_segmentation: Float[Any, ""]
     ce_classification: Float[Any, ""]
     grad_norm: Float[Any, ""]
+    param_norm: Float[Any, ""]  # before the step
 
 
 class EvalMetrics(NamedTuple):
@@ -100,7 +101,8 @@ def train_step(
     (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    measured = TrainMetrics(loss, terms.mse_rgb, terms.ce_segmentation, terms.ce_classification, optax.tree.norm(grads))
+    norms = optax.tree.norm(grads), optax.tree.norm(state.params)
+    measured = TrainMetrics(loss, terms.mse_rgb, terms.ce_segmentation, terms.ce_classification, *norms)
     return TrainState(state.step + 1, params, opt_state), measured
 
 

@@ -31,21 +31,23 @@ def load(directory: Path, step: int | None = None) -> Weights:
       UserError: the directory, or the step, holds no weights.
     """
     folder = directory / _FOLDER
-    stored, steps = checkpoints.latest_position(folder), checkpoints.complete_steps(folder)
-    if stored is None:
+    found = checkpoints.find(folder)
+    if found is None:
         raise UserError(f"{directory} is neither a workdir with a checkpoint nor an imported checkpoint")
     if step is None:
-        best = stored.get("early_stopping", {}).get("best_step")
-        step = best if best in steps else steps[-1]
-    if step not in steps:
-        raise UserError(f"{directory} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+        best = found.position.get("early_stopping", {}).get("best_step")
+        step = best if best in (*found.sound, *found.damaged) else found.step
+    if step in found.damaged:
+        raise UserError(f"the checkpoint of step {step} in {folder} cannot be restored: {found.damaged[step]}")
+    if step not in found.sound:
+        raise UserError(f"{directory} has no checkpoint of step {step}; there are {', '.join(map(str, found.sound))}")
     try:
-        config = AutoencoderConfig.from_architecture(stored[ARCHITECTURE])
+        config = AutoencoderConfig.from_architecture(found.position[ARCHITECTURE])
     except (KeyError, TypeError):
         raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
     here = jnp.zeros(()).sharding
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=here), model.abstract_params(config))
-    return Weights(config, checkpoints.restore_part(folder, step, {"params": abstract})["params"], step)
+    return Weights(config, checkpoints.restore(folder, step, {"params": abstract})["params"], step)
 
 
 def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dict[str, Any]) -> None:

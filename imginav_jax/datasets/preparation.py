@@ -54,7 +54,8 @@ class PreparedData:
     """A data set that is complete on disk."""
 
     directory: Path  # for tfds.builder_from_directory
-    key: str  # changes with the layouts, the palette, the split and the builder's version
+    key: str  # changes with the fingerprint
+    fingerprint: dict[str, Any]  # what decides the records: layouts, palette, size, split, and the builder's version
     manifest: Path
     synthetic: bool
     skipped_empty: int
@@ -82,7 +83,8 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
         path = _draw_synthetic(spec, cache_dir) if spec.manifest is None else Path(spec.manifest)
         manifest = read_manifest(path, spec.root if spec.manifest else None)
         layouts = _read_layouts(manifest, spec.image_size)
-        key = _content_key(spec, layouts)
+        fingerprint = _fingerprint(spec, layouts)
+        key = _digest(fingerprint)
         directory = _build_once(cache_dir / key, lambda folder: _build(spec, manifest, layouts, key, folder))
     except OSError as error:
         raise UserError(f"cannot prepare the data set in {cache_dir} (data.cache_dir): {error}") from None
@@ -91,6 +93,7 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
     return PreparedData(
         builder_dir,
         key,
+        fingerprint,
         manifest.path,
         spec.manifest is None,
         manifest.skipped_empty,
@@ -158,16 +161,22 @@ def _inspect(row: Row, image_size: int) -> layout_file.Pixels:
     return layout_file.inspect_layout(row.path, layout_file.read_layout(row.path, image_size))
 
 
-def _content_key(spec: DataSpec, layouts: Sequence[Layout]) -> str:
-    """Sixteen hex digits that change whenever the prepared records would; paths are not part of it."""
-    content = {
-        "version": imginav_layouts.VERSION,
-        "palette": palette.COLORS.tolist(),
-        "image_size": spec.image_size,
-        "validation_fraction": spec.validation_fraction,
-        "seed": spec.seed,
-        "layouts": [(layout.row.scene_id, layout.row.type, layout.row.room_id, layout.digest) for layout in layouts],
+def _fingerprint(spec: DataSpec, layouts: Sequence[Layout]) -> dict[str, Any]:
+    """Changes whenever the prepared records would; paths are not part of it."""
+    rows = [(layout.row.scene_id, layout.row.type, layout.row.room_id, layout.digest) for layout in layouts]
+    return {
+        "data.kind": "synthetic" if spec.manifest is None else "manifest",
+        "data.layouts": f"{len(rows)} layouts {_digest(rows)}",
+        "data.palette": _digest(palette.COLORS.tolist()),
+        "data.image_size": spec.image_size,
+        "data.validation_fraction": spec.validation_fraction,
+        "data.seed": spec.seed,
+        "data.version": imginav_layouts.VERSION,
     }
+
+
+def _digest(content: Any) -> str:
+    """Sixteen hex digits."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,228 @@
+"""A run and all that it works with: opened once, checked first, closed whatever happens."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from imginav_jax import checkpoints, experiment, input_pipeline, model, screen, train_state, weights
+from imginav_jax.checkpoints import Checkpoints
+from imginav_jax.compiled import CompiledSteps, compile_steps
+from imginav_jax.datasets import preparation
+from imginav_jax.early_stopping import EarlyStopping
+from imginav_jax.errors import UserError
+from imginav_jax.experiment import Config, Experiment
+from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.optimizer import make_optimizer
+from imginav_jax.outputs import Outputs, compare_fingerprints, read_json
+from imginav_jax.records import OptionalWriter, Records, Row
+from imginav_jax.signals import Stop
+from imginav_jax.train_state import TrainState
+from imginav_jax.weights import Weights
+
+
+@dataclasses.dataclass
+class Position:
+    """Where the loop stands, between two steps; with the state, all that a continuation needs."""
+
+    step: int = 0  # optimizer steps done; the data position too, since batch n belongs to step n
+    epoch: int = 0  # epochs finished
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics of this epoch's steps
+    train_seconds: float = 0.0  # spent in this epoch's steps
+    rows: list[Row] = dataclasses.field(default_factory=list)  # of the finished epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run works with; only what `position`, `stopping` and `stop` say changes while it trains."""
+
+    experiment: Experiment
+    fingerprint: dict[str, Any]
+    data: dict[str, Any]  # what the data set is, for the summary
+    training: LayoutSource
+    validation: LayoutSource
+    mesh: Mesh
+    compiled: CompiledSteps
+    records: Records
+    checkpoints: Checkpoints
+    position: Position
+    stopping: EarlyStopping
+    stop: Stop
+    given: model.Params | None  # weights to start from
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return input_pipeline.steps_per_epoch(len(self.training), self.config.batch_size)
+
+    @property
+    def is_over(self) -> bool:
+        return _is_over(self.config, self.position, self.stopping)
+
+    def start_state(self) -> TrainState:
+        """The latest checkpoint's, or the given weights', or a fresh one, on its devices."""
+        abstract, position = self.compiled.abstract_state, self.position
+        if self.checkpoints.has(position.step):
+            screen.say_resumed(position.step, position.epoch)
+            return checkpoints.restore(self.records.outputs.checkpoints, position.step, abstract)
+        state = self.compiled.create(jax.random.key(self.config.seed))
+        if self.given is None:
+            return state
+        sharding = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+        return state._replace(params=jax.device_put(self.given, sharding))
+
+
+@contextlib.contextmanager
+def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | None]:
+    """Checks everything, prepares the data, compiles; None where the run has finished already.
+
+    Raises:
+      UserError: the config, the data or the folders cannot be used.
+      RunError: the last save failed.
+    """
+    exp = experiment.from_config(config)
+    workdir = workdir or f"experiments/phase1/{exp.name}"
+    outputs = Outputs(exp.name, Path(workdir).expanduser(), Path(config.phase_dir).expanduser())
+    outputs.check_writable()
+    given = _load_given(config)
+    if given is not None:
+        exp = exp.starting_from(given.config)
+    mesh = _make_mesh(config.num_devices, config.batch_size)
+    data = preparation.prepare(exp.data, exp.cache_dir)
+    fingerprint = exp.fingerprint(data.fingerprint, given and weights.digest(given.params))
+    outputs.check_same_experiment(fingerprint)
+    stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
+    position = _find_position(outputs, fingerprint, stopping)
+    if _is_over(config, position, stopping) and _is_summed_up(outputs, position):
+        screen.say_finished(outputs, position.epoch, stopping)
+        yield None
+        return
+
+    training = LayoutSource(data.directory, preparation.TRAIN)
+    validation = LayoutSource(data.directory, preparation.VALIDATION)
+    if len(training) < config.batch_size:
+        raise UserError(f"config.batch_size is {config.batch_size}, but only {len(training)} layouts are for training")
+    screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs)
+    outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
+    compiled = _compile(exp, mesh)
+    _require_space(outputs, config, compiled)
+    stop.defer()
+    stop.check()
+    with (
+        contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs))) as writer,
+        contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
+    ):
+        yield Run(
+            experiment=exp,
+            fingerprint=fingerprint,
+            data=data.describe(),
+            training=training,
+            validation=validation,
+            mesh=mesh,
+            compiled=compiled,
+            records=Records(outputs, writer, data.kind),
+            checkpoints=kept,
+            position=position,
+            stopping=stopping,
+            stop=stop,
+            given=given and given.params,
+        )
+
+
+def _load_given(config: Config) -> Weights | None:
+    return None if config.init_from is None else weights.load(Path(config.init_from).expanduser())
+
+
+def _make_mesh(num_devices: int, batch_size: int) -> Mesh:
+    """A one-axis mesh; UserError where the batch does not divide or there are fewer devices."""
+    devices = jax.devices()
+    if num_devices > len(devices):
+        raise UserError(f"config.num_devices is {num_devices}, but there are {len(devices)} ({devices[0].platform})")
+    devices = devices[: num_devices or None]
+    if batch_size % len(devices):
+        raise UserError(f"config.batch_size is {batch_size}, expected a multiple of the {len(devices)} devices")
+    return Mesh(np.array(devices), ("data",))
+
+
+def _find_position(outputs: Outputs, fingerprint: dict[str, Any], stopping: EarlyStopping) -> Position:
+    """That of the latest sound checkpoint, its early stopping put into `stopping`; a fresh one where there is none.
+
+    Damaged checkpoints are named and moved out of the way.
+    """
+    found = checkpoints.find(outputs.checkpoints)
+    if found is None:
+        return Position()
+    stored = found.position
+    if "fingerprint" not in stored:
+        raise UserError(f"--workdir {outputs.workdir} is an imported checkpoint; start from it by --config.init_from")
+    compare_fingerprints(str(outputs.checkpoints), stored["fingerprint"], fingerprint)
+    stopping.load(stored["early_stopping"])
+    position = Position(**stored["position"])
+    if found.damaged:
+        place = checkpoints.set_aside(outputs.checkpoints, list(found.damaged))
+        screen.say_damaged(found.damaged, found.step, place)
+    if stopping.best_epoch in [row["epoch"] for row in position.rows] and stopping.best_step not in found.sound:
+        _choose_another_best(position, stopping)
+    return position
+
+
+def _choose_another_best(position: Position, stopping: EarlyStopping) -> None:
+    """The best checkpoint is lost: the one that goes on is the best that is left, if it closed an epoch."""
+    screen.say_best_lost(stopping.best_epoch)
+    last = position.rows[-1]
+    stopping.forget_best()
+    if last["step"] == position.step:
+        stopping.best_loss, stopping.best_epoch, stopping.best_step = last["val_loss"], last["epoch"], last["step"]
+
+
+def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> bool:
+    return position.epoch >= config.num_epochs or stopping.should_stop
+
+
+def _is_summed_up(outputs: Outputs, position: Position) -> bool:
+    path = outputs.summary_json(outputs.workdir)
+    return path.exists() and read_json(path).get("epochs") == position.epoch
+
+
+def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
+    config = exp.config
+    optimizer = make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
+    create = functools.partial(train_state.create, config=exp.model, optimizer=optimizer)
+    screen.say_compiling()
+    shape = config.batch_size, config.data.image_size
+    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh)
+    parameters = model.parameter_count(compiled.abstract_state.params)
+    screen.say_compiled(parameters, compiled.seconds, compiled.train_memory_mib)
+    return compiled
+
+
+def _require_space(outputs: Outputs, config: Config, compiled: CompiledSteps) -> None:
+    """For the latest, the best and the periodic checkpoints that are still to come, and one more on its way."""
+    kept = 2 + config.num_epochs // config.checkpoint.every_epochs
+    there = len(checkpoints.steps(outputs.checkpoints))
+    checkpoints.require_space(outputs.workdir, compiled.abstract_state, max(kept - there, 0) + 1)
+
+
+def _open_writer(outputs: Outputs) -> Any:
+    """clu's TensorBoard writer; TensorFlow is imported here and nowhere else, after every check of the input."""
+    # TensorFlow only writes event files here; its notes on how it computes would mislead.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from clu import metric_writers
+
+    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(outputs.workdir)))
+
+
+def _open_checkpoints(outputs: Outputs, config: Config, num_training: int) -> Checkpoints:
+    steps_per_epoch = input_pipeline.steps_per_epoch(num_training, config.batch_size)
+    return Checkpoints(outputs.checkpoints, keep_period=config.checkpoint.every_epochs * steps_per_epoch)

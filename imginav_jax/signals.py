@@ -1,0 +1,62 @@
+"""Stopping when the scheduler or a person says so, with nothing lost."""
+
+import contextlib
+import signal
+import types
+from collections.abc import Iterator
+
+REQUEUE_EXIT_CODE = 75  # the scheduler's -Q "75" starts such a job again
+
+# LSF sends USR2 at the run limit, and INT and TERM on bkill, ten seconds apart and before KILL.
+STOPPING = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """A signal asked the program to stop; not an Exception, so that nothing takes it for an error and goes on."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = REQUEUE_EXIT_CODE if number == signal.SIGUSR2 else 128 + number
+
+
+class Stop:
+    """The first signal that has asked the program to stop; later ones change nothing."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._deferred = False
+
+    def listen(self) -> None:
+        """From now on signals are noticed; until `defer` they raise `Interrupted` at once."""
+        for number in STOPPING:
+            signal.signal(number, self._notice)
+
+    def defer(self) -> None:
+        """From now on there is something to save: a signal is only remembered."""
+        self._deferred = True
+
+    @property
+    def requested(self) -> bool:
+        return self._number is not None
+
+    def check(self) -> None:
+        """Raises `Interrupted` if a signal has come."""
+        if self._number is not None:
+            raise Interrupted(self._number)
+
+    def _notice(self, number: int, frame: types.FrameType | None) -> None:
+        del frame
+        if self._number is None:
+            self._number = number
+            if not self._deferred:
+                raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def withheld() -> Iterator[None]:
+    """Threads and processes started here never see the signals; this process sees them, at the latest at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
