@@ -150,6 +150,7 @@ class Checkpoints:
             if self.has(step):
                 record = json.loads((path / _RECORD).read_text())
                 _replace(path / _RECORD, _make_record(content, record["files"]))
+                self._prune()
                 return
             require_space(self._directory, state, copies=1)
             self._saving = step, content
@@ -166,6 +167,12 @@ class Checkpoints:
         if not self._failed:
             self.wait()
             self._manager.close()
+
+    def _prune(self) -> None:
+        there = self._manager.all_steps()
+        for step in there:
+            if not self._preserve.keeps(step, max(there)):
+                self._manager.delete(step)
 
     def _write_record(self) -> None:
         """Runs in the background when a step's files are complete and its directory has not got its name yet."""
@@ -194,8 +201,11 @@ class _Preserve:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
-        latest = max((each.step for each in checkpoints), default=None)
-        return [each.step in (latest, self.best_step) or each.step % self._period == 0 for each in checkpoints]
+        latest = max((each.step for each in checkpoints), default=0)
+        return [self.keeps(each.step, latest) for each in checkpoints]
+
+    def keeps(self, step: int, latest: int) -> bool:
+        return step in (latest, self.best_step) or step % self._period == 0
 
 
 def _checksums(path: Path) -> dict[str, str]:

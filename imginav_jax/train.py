@@ -150,20 +150,20 @@ def _record(run: Run, metrics: TrainMetrics, batch: Batch, progress: Progress) -
     for name, value in values.items():
         if not math.isfinite(value):
             layouts = [run.training.layout_id(int(index)) for index in np.asarray(batch.index)]
-            _stop_at(run, f"{name} is {value}", layouts, values)
+            _stop_at(run, position.epoch + 1, f"{name} is {value}", layouts, values)
     position.sums = {name: position.sums.get(name, 0.0) + value for name, value in values.items()}
     progress.advance(run.config.batch_size, f"loss {values['loss']:.4f}")
     if position.step % _SCALARS_EVERY_STEPS == 0:
         run.records.write_step(position.step, values)
 
 
-def _stop_at(run: Run, what: str, layouts: list[str], values: dict[str, float]) -> None:
+def _stop_at(run: Run, epoch: int, what: str, layouts: list[str], values: dict[str, float]) -> None:
     """Leaves a file that says what was not finite and on what, then ends the run."""
     outputs, position = run.records.outputs, run.position
-    found = {"step": position.step, "epoch": position.epoch + 1, "what": what, "layouts": layouts, "values": values}
+    found = {"step": position.step, "epoch": epoch, "what": what, "layouts": layouts, "values": values}
     path = run.records.write_not_finite(position.step, found)
     raise RunError(
-        f"step {position.step} (epoch {position.epoch + 1}): {what} on {', '.join(layouts[:_LAYOUTS_NAMED])}; "
+        f"step {position.step} (epoch {epoch}): {what} on {', '.join(layouts[:_LAYOUTS_NAMED])}; "
         f"details in {path}; training stops, the checkpoints in {outputs.checkpoints} are from before"
     )
 
@@ -204,7 +204,7 @@ def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_s
     row |= {"learning_rate": config.optimizer.learning_rate, "data": run.records.data_kind}
     if not math.isfinite(row["val_loss"]):
         layouts = [run.validation.layout_id(index) for index in evaluation.not_finite]
-        _stop_at(run, f"the validation loss is {row['val_loss']}", layouts, evaluation.losses._asdict())
+        _stop_at(run, position.epoch, f"the validation loss is {row['val_loss']}", layouts, evaluation.losses._asdict())
     run.stopping.update(row["val_loss"], position.epoch, position.step)
     position.rows.append(row)
     return row
