@@ -69,6 +69,8 @@ def steps(directory: Path) -> list[int]:
 def set_aside(directory: Path, damaged: Sequence[int]) -> Path:
     """Moves steps to where nothing takes them for checkpoints; returns the place."""
     place = directory.parent / _DAMAGED
+    if jax.process_index() != 0:
+        return place
     place.mkdir(exist_ok=True)
     for step in damaged:
         target, number = place / str(step), 1
@@ -148,8 +150,7 @@ class Checkpoints:
         path = self._directory / str(step)
         with self._failing_by_name(step):
             if self.has(step):
-                record = json.loads((path / _RECORD).read_text())
-                _replace(path / _RECORD, _make_record(content, record["files"]))
+                self._replace_record(path / _RECORD, content)
                 self._prune()
                 return
             require_space(self._directory, state, copies=1)
@@ -167,6 +168,10 @@ class Checkpoints:
         if not self._failed:
             self.wait()
             self._manager.close()
+
+    def _replace_record(self, path: Path, content: str) -> None:
+        if jax.process_index() == 0:
+            _replace(path, _make_record(content, json.loads(path.read_text())["files"]))
 
     def _prune(self) -> None:
         there = self._manager.all_steps()

@@ -65,7 +65,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def peak_memory_mib(compiled: CompiledSteps, mesh: Mesh) -> float:
     """The most that one device has held, where the backend counts it; else the compiler's estimate."""
-    measured = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.devices.flat]
+    measured = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.local_devices]
     return max(measured) / _MIB or compiled.train_memory_mib
 
 

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -43,20 +43,37 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return num_examples // batch_size
 
 
-def train_dataset(source: LayoutSource, batch_size: int, num_epochs: int, seed: int) -> grain.MapDataset[Batch]:
+class Part(NamedTuple):
+    """Which rows of every batch a process reads: its share, `batch_size / count` of them."""
+
+    index: int = 0
+    count: int = 1
+
+
+_WHOLE = Part()
+
+
+def train_dataset(
+    source: LayoutSource, batch_size: int, num_epochs: int, seed: int, part: Part = _WHOLE
+) -> grain.MapDataset[Batch]:
     """All training batches of a run in order: element n is the batch of step n, whatever reads it.
 
     Every epoch is a new shuffle of the whole split, decided by the seed and the epoch alone.
     """
-    dataset = grain.MapDataset.source(source).shuffle(seed=seed).map(_decode)
-    return dataset.batch(batch_size, drop_remainder=True).repeat(num_epochs)
+    used = steps_per_epoch(len(source), batch_size) * batch_size
+    dataset = grain.MapDataset.source(source).shuffle(seed=seed)[:used].map(_decode)
+    return _share(dataset, batch_size, part).repeat(num_epochs)
 
 
-def eval_dataset(source: LayoutSource, batch_size: int) -> grain.MapDataset[Batch]:
-    """Every example once, in order; the last batch is padded with its first row, masked out."""
-    dataset = grain.MapDataset.source(source).map(_decode)
-    batch_fn = functools.partial(_batch_and_pad, batch_size=batch_size)
-    return dataset.batch(batch_size, drop_remainder=False, batch_fn=batch_fn)
+def eval_dataset(source: LayoutSource, batch_size: int, part: Part = _WHOLE) -> grain.MapDataset[Batch]:
+    """Every example once, in order; the last batch is padded with the last example, masked out."""
+    padded = -(-len(source) // batch_size) * batch_size
+    dataset = grain.MapDataset.range(padded).map(functools.partial(_decode_or_pad, source))
+    return _share(dataset, batch_size, part)
+
+
+def _share(dataset: grain.MapDataset[Batch], batch_size: int, part: Part) -> grain.MapDataset[Batch]:
+    return dataset.batch(batch_size // part.count, drop_remainder=True)[part.index :: part.count]
 
 
 def prefetch(
@@ -74,7 +91,9 @@ def prefetch(
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers=num_workers)
         batches = batches.mp_prefetch(options, worker_init_fn=functools.partial(workers.end_with, os.getpid()))
-    batches = grain.experimental.device_put(batches, sharding, cpu_buffer_size=1, device_buffer_size=_DEVICE_BATCHES)
+    place = functools.partial(jax.make_array_from_process_local_data, sharding)
+    batches = _read_ahead(batches, 1).map(functools.partial(jax.tree.map, place))
+    batches = _read_ahead(batches, _DEVICE_BATCHES)
     with signals.withheld() if num_workers else contextlib.nullcontext():
         iterator: Any = iter(batches)
         first = list(itertools.islice(iterator, 1))  # the workers are started by now
@@ -91,6 +110,10 @@ def _decode(record: dict[str, Any]) -> Batch:
     return Batch(image, np.int32(record["type"]), np.int32(record["index"]), np.True_)
 
 
-def _batch_and_pad(rows: Sequence[Batch], batch_size: int) -> Batch:
-    padding = [rows[0]._replace(mask=np.False_)] * (batch_size - len(rows))
-    return Batch(*(np.stack(column) for column in zip(*rows, *padding, strict=True)))
+def _decode_or_pad(source: LayoutSource, index: int) -> Batch:
+    example = _decode(source[min(index, len(source) - 1)])
+    return example._replace(mask=np.bool_(index < len(source)))
+
+
+def _read_ahead(batches: Any, count: int) -> Any:
+    return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=count)

@@ -23,9 +23,12 @@ def main(argv: list[str]) -> None:
     _log_to_stdout()
 
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
-    from imginav_jax import train
+    from imginav_jax import distributed, train
 
     try:
+        distributed.initialize(_STOP)
+        if not distributed.is_primary():
+            logging.getLogger("imginav_jax").setLevel(logging.WARNING)
         train.train(_CONFIG.value, _WORKDIR.value, _STOP)
     except RunError as error:
         sys.exit(f"error: {error}")

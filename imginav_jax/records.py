@@ -28,6 +28,7 @@ class Records:
     outputs: Outputs
     writer: "OptionalWriter"
     data_kind: str  # synthetic or manifest
+    is_primary: bool  # of the processes of a run one writes
 
     def write_start(self, config: Any) -> None:
         self.writer.write_hparams(flatten(config.to_dict()) | {"data": self.data_kind})
@@ -37,6 +38,8 @@ class Records:
 
     def write_csv(self, rows: list[Row]) -> None:
         """These rows and no others, in both folders."""
+        if not self.is_primary:
+            return
         for folder in self.outputs.folders:
             metrics_csv.write_rows(self.outputs.metrics_csv(folder), rows)
 
@@ -51,6 +54,8 @@ class Records:
 
     def write_samples(self, step: int, moment: str, images: np.ndarray, made: Reconstruction) -> None:
         """`moment` is epoch_005 or best; `images` are what `made` was made from."""
+        if not self.is_primary:
+            return
         title = [self.outputs.name, moment.replace("_", " ")]
         if self.data_kind == "synthetic":
             title.append("SYNTHETIC LAYOUTS")
@@ -69,10 +74,13 @@ class Records:
 
     def write_not_finite(self, step: int, found: Mapping[str, Any]) -> Path:
         path = self.outputs.not_finite_json(step)
-        write_json(path, dict(found))
+        if self.is_primary:
+            write_json(path, dict(found))
         return path
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
+        if not self.is_primary:
+            return
         for folder in self.outputs.folders:
             write_json(self.outputs.summary_json(folder), dict(summary))
 
@@ -84,6 +92,7 @@ class OptionalWriter:
         self._writer: Any = None
         self._failed = False
         self._try(lambda: setattr(self, "_writer", open_writer()))
+        self._failed |= self._writer is None
 
     def write_hparams(self, values: Mapping[str, Any]) -> None:
         self._try(lambda: self._writer.write_hparams(values))

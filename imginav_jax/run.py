@@ -10,16 +10,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from imginav_jax import checkpoints, experiment, input_pipeline, model, screen, train_state, weights
+from imginav_jax import checkpoints, distributed, experiment, input_pipeline, model, screen, train_state, weights
 from imginav_jax.checkpoints import Checkpoints
 from imginav_jax.compiled import CompiledSteps, compile_steps
 from imginav_jax.datasets import preparation
+from imginav_jax.distributed import Agreement
 from imginav_jax.early_stopping import EarlyStopping
 from imginav_jax.errors import UserError
 from imginav_jax.experiment import Config, Experiment
-from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.input_pipeline import LayoutSource, Part
 from imginav_jax.optimizer import make_optimizer
 from imginav_jax.outputs import Outputs, compare_fingerprints, read_json
 from imginav_jax.records import OptionalWriter, Records, Row
@@ -41,7 +43,7 @@ class Position:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run works with; only what `position`, `stopping` and `stop` say changes while it trains."""
+    """What a run works with; only what `position`, `stopping` and `agreement` say changes while it trains."""
 
     experiment: Experiment
     fingerprint: dict[str, Any]
@@ -54,7 +56,7 @@ class Run:
     checkpoints: Checkpoints
     position: Position
     stopping: EarlyStopping
-    stop: Stop
+    agreement: Agreement
     given: model.Params | None  # weights to start from
 
     @property
@@ -64,6 +66,11 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         return input_pipeline.steps_per_epoch(len(self.training), self.config.batch_size)
+
+    @property
+    def part(self) -> Part:
+        """This process's rows of every batch."""
+        return Part(jax.process_index(), jax.process_count())
 
     @property
     def is_over(self) -> bool:
@@ -113,11 +120,13 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     if len(training) < config.batch_size:
         raise UserError(f"config.batch_size is {config.batch_size}, but only {len(training)} layouts are for training")
     screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs)
-    outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
+    if distributed.is_primary():
+        outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
     compiled = _compile(exp, mesh)
     _require_space(outputs, config, compiled)
     stop.defer()
-    stop.check()
+    if jax.process_count() == 1:  # else all stop together, after a step
+        stop.check()
     with (
         contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs))) as writer,
         contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
@@ -130,11 +139,11 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
             validation=validation,
             mesh=mesh,
             compiled=compiled,
-            records=Records(outputs, writer, data.kind),
+            records=Records(outputs, writer, data.kind, distributed.is_primary()),
             checkpoints=kept,
             position=position,
             stopping=stopping,
-            stop=stop,
+            agreement=Agreement(stop, mesh),
             given=given and given.params,
         )
 
@@ -148,6 +157,8 @@ def _make_mesh(num_devices: int, batch_size: int) -> Mesh:
     devices = jax.devices()
     if num_devices > len(devices):
         raise UserError(f"config.num_devices is {num_devices}, but there are {len(devices)} ({devices[0].platform})")
+    if jax.process_count() > 1 and num_devices not in (0, len(devices)):
+        raise UserError(f"config.num_devices is {num_devices}, expected 0 with {jax.process_count()} processes")
     devices = devices[: num_devices or None]
     if batch_size % len(devices):
         raise UserError(f"config.batch_size is {batch_size}, expected a multiple of the {len(devices)} devices")
@@ -169,6 +180,7 @@ def _find_position(outputs: Outputs, fingerprint: dict[str, Any], stopping: Earl
     stopping.load(stored["early_stopping"])
     position = Position(**stored["position"])
     if found.damaged:
+        multihost_utils.sync_global_devices("every process has looked at the checkpoints")
         place = checkpoints.set_aside(outputs.checkpoints, list(found.damaged))
         screen.say_damaged(found.damaged, found.step, place)
     if stopping.best_epoch in [row["epoch"] for row in position.rows] and stopping.best_step not in found.sound:
@@ -215,6 +227,8 @@ def _require_space(outputs: Outputs, config: Config, compiled: CompiledSteps) ->
 
 def _open_writer(outputs: Outputs) -> Any:
     """clu's TensorBoard writer; TensorFlow is imported here and nowhere else, after every check of the input."""
+    if not distributed.is_primary():
+        return None
     # TensorFlow only writes event files here; its notes on how it computes would mislead.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

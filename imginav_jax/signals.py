@@ -23,7 +23,7 @@ class Stop:
     """The first signal that has asked the program to stop; later ones change nothing."""
 
     def __init__(self) -> None:
-        self._number: int | None = None
+        self._number = 0
         self._deferred = False
 
     def listen(self) -> None:
@@ -36,17 +36,26 @@ class Stop:
         self._deferred = True
 
     @property
+    def number(self) -> int:
+        """Of the signal, 0 if none has come."""
+        return self._number
+
+    @property
     def requested(self) -> bool:
-        return self._number is not None
+        return self._number != 0
+
+    def adopt(self, number: int) -> None:
+        """As if the signal had come here: it came to another process of the run."""
+        self._number = self._number or number
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal has come."""
-        if self._number is not None:
+        if self._number:
             raise Interrupted(self._number)
 
     def _notice(self, number: int, frame: types.FrameType | None) -> None:
         del frame
-        if self._number is None:
+        if not self._number:
             self._number = number
             if not self._deferred:
                 raise Interrupted(number)

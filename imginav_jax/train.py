@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from imginav_jax import checkpoints, evaluate, input_pipeline, model, screen, weights
 from imginav_jax.batch import Batch
@@ -50,7 +51,7 @@ def train(config: Config, workdir: str | None = None, stop: Stop | None = None) 
         if run is None:
             return
         _train_epochs(run, run.start_state())
-        if run.is_over:
+        if run.is_over and run.position.rows:
             _finish(run)
             return
         run.checkpoints.wait()
@@ -68,7 +69,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
     if run.is_over:
         return
     with contextlib.closing(_read_batches(run)) as batches:
-        while not run.is_over and not run.stop.requested:
+        while not run.is_over and not run.agreement.is_stopping:
             start = time.monotonic() - position.train_seconds
             state = _train_epoch(run, state, batches)
             evaluation = _evaluate(run, state)
@@ -84,7 +85,8 @@ def _train_epochs(run: Run, state: TrainState) -> None:
 def _read_batches(run: Run) -> Generator[Batch, None, None]:
     """The training batches that are left; RunError where reading them fails."""
     config, done = run.config, run.position.step
-    dataset = input_pipeline.train_dataset(run.training, config.batch_size, config.num_epochs, config.seed)
+    epochs, seed = config.num_epochs, config.seed
+    dataset = input_pipeline.train_dataset(run.training, config.batch_size, epochs, seed, run.part)
     if done == len(dataset):
         return
     try:
@@ -124,10 +126,11 @@ def _train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> Train
             if pending is not None:
                 _record(run, *pending, progress)
             pending = metrics, batch
-            if run.stop.requested:
+            save = run.agreement.settle(_is_due(config.checkpoint.every_minutes, last_save))
+            if run.agreement.is_stopping:
                 break
             # Not at the end of an epoch: its own save follows, with the validation in it.
-            if step < end and _is_due(config.checkpoint.every_minutes, last_save):
+            if step < end and save:
                 _record(run, *pending, progress)
                 pending, last_save = None, time.monotonic()
                 position.train_seconds = last_save - start
@@ -149,7 +152,8 @@ def _record(run: Run, metrics: TrainMetrics, batch: Batch, progress: Progress) -
     position.step += 1
     for name, value in values.items():
         if not math.isfinite(value):
-            layouts = [run.training.layout_id(int(index)) for index in np.asarray(batch.index)]
+            indices = multihost_utils.process_allgather(batch.index, tiled=True)
+            layouts = [run.training.layout_id(int(index)) for index in indices]
             _stop_at(run, position.epoch + 1, f"{name} is {value}", layouts, values)
     position.sums = {name: position.sums.get(name, 0.0) + value for name, value in values.items()}
     progress.advance(run.config.batch_size, f"loss {values['loss']:.4f}")
@@ -170,7 +174,7 @@ def _stop_at(run: Run, epoch: int, what: str, layouts: list[str], values: dict[s
 
 def _evaluate(run: Run, state: TrainState) -> Evaluation | None:
     """None if a signal has come before the end."""
-    dataset = input_pipeline.eval_dataset(run.validation, run.config.batch_size)
+    dataset = input_pipeline.eval_dataset(run.validation, run.config.batch_size, run.part)
     with Progress("Validation", len(dataset), "batches") as progress:
         batches = progress.count(input_pipeline.prefetch(dataset, batch_sharding(run.mesh)))
         try:
@@ -181,7 +185,8 @@ def _evaluate(run: Run, state: TrainState) -> Evaluation | None:
 
 def _until_stop(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
     for batch in batches:
-        if run.stop.requested:
+        run.agreement.settle(wants_save=False)
+        if run.agreement.is_stopping:
             raise _CutOffError
         yield batch
 

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,13 +60,13 @@ class Place:
             *(f"--config.{name}={value}" for name, value in settings.items()),
         ]
 
-    def start(self, *faults, devices=1, launcher=(), **overrides):
+    def start(self, *faults, devices=1, launcher=(), environment=None, **overrides):
         """The program with `faults` (see inject.py) in a process group of its own."""
         flags = f"--xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
             [*launcher, sys.executable, str(_INJECT), *faults, "--", *self.arguments(**overrides)],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -77,6 +78,31 @@ class Place:
         process = self.start(*faults, **keywords)
         output, _ = process.communicate(timeout=300)
         return process.returncode, output
+
+    def start_processes(self, *faults_of_each, **keywords):
+        """One process for each tuple of faults, in one run."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            coordinator = f"localhost:{free.getsockname()[1]}"
+        count = str(len(faults_of_each))
+        return [
+            self.start(
+                *faults,
+                environment={
+                    "IMGINAV_COORDINATOR": coordinator,
+                    "IMGINAV_PROCESSES": count,
+                    "IMGINAV_PROCESS": str(index),
+                },
+                **keywords,
+            )
+            for index, faults in enumerate(faults_of_each)
+        ]
+
+    def run_processes(self, *faults_of_each, **keywords):
+        """Exit codes and outputs."""
+        processes = self.start_processes(*faults_of_each, **keywords)
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        return [process.returncode for process in processes], outputs
 
     def rows(self):
         with (self.work / f"{NAME}_metrics.csv").open(newline="") as file:

@@ -18,7 +18,7 @@ import time
 
 from absl import app
 
-from imginav_jax import main
+from imginav_jax import distributed, main
 
 
 def at(moment, act):
@@ -111,6 +111,8 @@ def inject(fault):
 if __name__ == "__main__":
     split = sys.argv.index("--")
     main._STOP.listen()
+    distributed.initialize(main._STOP)  # before JAX is used; main's own call finds it done
+    distributed.initialize = lambda stop: None
     for fault in sys.argv[1:split]:
         inject(fault)
     sys.argv[1:] = sys.argv[split + 1 :]

@@ -71,7 +71,7 @@ def test_killed_while_preparing(place, whole, counted, tmp_path):
     clean = whole.cache / built.name
     for split in (preparation.TRAIN, preparation.VALIDATION):
         found, expected = (LayoutSource(each / "imginav_layouts" / VERSION, split) for each in (built, clean))
-        assert list(found) == list(expected)
+        assert [found[index] for index in range(len(found))] == [expected[index] for index in range(len(expected))]
         assert len(found) > 0
     counted(1)
 
