@@ -48,7 +48,7 @@ def _full(experiment: str) -> Any:
     config.batch_size = 16  # images a step, over all devices together
     config.num_epochs = 10  # 0: only evaluate the weights of init_from
     config.init_from = config_dict.placeholder(str)  # weights to start from: a workdir or an imported checkpoint
-    config.precision = "float32"  # of the convolutions: float32 or bfloat16; parameters are always float32
+    config.precision = "float32"  # of the convolutions: float32, bfloat16 or float16; parameters are always float32
     config.num_devices = 0  # to train on; 0: all there are
 
     config.model = config_dict.ConfigDict()

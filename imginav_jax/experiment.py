@@ -15,7 +15,7 @@ from imginav_jax.model import MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderCo
 from imginav_jax.steps import LossWeights
 
 Config = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Position:
     step: int = 0  # optimizer steps done; the data position too, since batch n belongs to step n
     epoch: int = 0  # epochs finished
     sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics of this epoch's steps
+    skipped: int = 0  # steps of this epoch that float16 has overflowed in; they are in no sum
+    skipped_in_a_row: int = 0
     train_seconds: float = 0.0  # spent in this epoch's steps
     rows: list[Row] = dataclasses.field(default_factory=list)  # of the finished epochs
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from imginav_jax import losses, metrics, model
+from imginav_jax import loss_scale, losses, metrics, model
 from imginav_jax.batch import Batch
 from imginav_jax.datasets import palette
 from imginav_jax.train_state import TrainState
@@ -39,6 +39,7 @@ class TrainMetrics(NamedTuple):
     ce_classification: Float[Any, ""]
     grad_norm: Float[Any, ""]
     param_norm: Float[Any, ""]  # before the step
+    skipped: Float[Any, ""]  # 1 where float16 has overflowed and nothing was updated, else 0
 
 
 class EvalMetrics(NamedTuple):
@@ -92,18 +93,37 @@ def train_step(
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, TrainMetrics]:
     """One optimizer step on a full batch; donate `state`."""
+    scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
-    def loss_fn(params: model.Params) -> tuple[Array, Losses]:
+    def loss_fn(params: model.Params) -> tuple[Array, tuple[Array, Losses]]:
         outputs = model.apply(config, params, scale_images(batch.image))
         terms = weigh_losses(jax.tree.map(jnp.mean, compute_losses(outputs, batch)), weights)
-        return terms.mse_rgb + terms.ce_segmentation + terms.ce_classification, terms
+        loss = terms.mse_rgb + terms.ce_segmentation + terms.ce_classification
+        return loss * scale, (loss, terms)
 
-    (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (_, (loss, terms)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads = jax.tree.map(lambda grad: grad / scale, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    norms = optax.tree.norm(grads), optax.tree.norm(state.params)
-    measured = TrainMetrics(loss, terms.mse_rgb, terms.ce_segmentation, terms.ce_classification, *norms)
-    return TrainState(state.step + 1, params, opt_state), measured
+    stepped = TrainState(state.step + 1, params, opt_state, state.loss_scale)
+    grad_norm = optax.tree.norm(grads)
+    is_finite = jnp.isfinite(grad_norm)
+    skipped = jnp.float32(0)
+    if state.loss_scale is not None:
+        skipped = 1 - is_finite.astype(jnp.float32)
+        unchanged = state._replace(step=stepped.step)
+        stepped = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), stepped, unchanged)
+        stepped = stepped._replace(loss_scale=loss_scale.update(state.loss_scale, is_finite))
+    measured = TrainMetrics(
+        loss=loss,
+        mse_rgb=terms.mse_rgb,
+        ce_segmentation=terms.ce_segmentation,
+        ce_classification=terms.ce_classification,
+        grad_norm=grad_norm,
+        param_norm=optax.tree.norm(state.params),
+        skipped=skipped,
+    )
+    return stepped, measured
 
 
 def eval_step(params: model.Params, batch: Batch, *, config: model.AutoencoderConfig) -> EvalMetrics:

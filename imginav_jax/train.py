@@ -20,13 +20,14 @@ from imginav_jax.evaluate import Evaluation
 from imginav_jax.experiment import Config
 from imginav_jax.progress import Progress
 from imginav_jax.records import EpochCosts, Row, make_row
-from imginav_jax.run import Run, open_run
+from imginav_jax.run import Position, Run, open_run
 from imginav_jax.signals import Stop
 from imginav_jax.steps import TrainMetrics
 from imginav_jax.train_state import TrainState
 
 _SCALARS_EVERY_STEPS = 10
 _LAYOUTS_NAMED = 8
+_SKIPPED_IN_A_ROW = 100  # overflows that no loss scale will mend
 
 
 class _CutOffError(Exception):
@@ -93,9 +94,7 @@ def _read_batches(run: Run) -> Generator[Batch, None, None]:
         yield from input_pipeline.prefetch(dataset[done:], batch_sharding(run.mesh), config.data.num_workers)
     except Exception as error:  # a worker's end, a disk's failure, a damaged record
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(
-            f"the batch of step {run.position.step + 1} or one soon after it cannot be read: {reason}"
-        ) from error
+        raise RunError(f"a batch soon after step {run.position.step} cannot be read: {reason}") from error
 
 
 def _evaluate_given(run: Run, state: TrainState) -> None:
@@ -150,15 +149,27 @@ def _record(run: Run, metrics: TrainMetrics, batch: Batch, progress: Progress) -
     values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
     position = run.position
     position.step += 1
-    for name, value in values.items():
-        if not math.isfinite(value):
-            indices = multihost_utils.process_allgather(batch.index, tiled=True)
-            layouts = [run.training.layout_id(int(index)) for index in indices]
-            _stop_at(run, position.epoch + 1, f"{name} is {value}", layouts, values)
-    position.sums = {name: position.sums.get(name, 0.0) + value for name, value in values.items()}
+    fault = _find_fault(position, values)
+    if fault is not None:
+        indices = multihost_utils.process_allgather(batch.index, tiled=True)
+        layouts = [run.training.layout_id(int(index)) for index in indices]
+        _stop_at(run, position.epoch + 1, fault, layouts, values)
+    if not values["skipped"]:
+        position.sums = {name: position.sums.get(name, 0.0) + value for name, value in values.items()}
     progress.advance(run.config.batch_size, f"loss {values['loss']:.4f}")
     if position.step % _SCALARS_EVERY_STEPS == 0:
         run.records.write_step(position.step, values)
+
+
+def _find_fault(position: Position, values: dict[str, float]) -> str | None:
+    """What makes this step the last; a step that the loss scale skips is counted, and is none unless it goes on."""
+    if values["skipped"]:
+        position.skipped += 1
+        position.skipped_in_a_row += 1
+        too_many = position.skipped_in_a_row >= _SKIPPED_IN_A_ROW
+        return f"float16 has overflowed in {_SKIPPED_IN_A_ROW} steps in a row" if too_many else None
+    position.skipped_in_a_row = 0
+    return next((f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)), None)
 
 
 def _stop_at(run: Run, epoch: int, what: str, layouts: list[str], values: dict[str, float]) -> None:
@@ -194,11 +205,12 @@ def _until_stop(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
 def _close_epoch(run: Run, evaluation: Evaluation, start: float) -> Row:
     """The finished epoch's row; position and early stopping move on. RunError if the validation is not finite."""
     position = run.position
-    means = TrainMetrics(**{name: total / run.steps_per_epoch for name, total in position.sums.items()})
+    counted = run.steps_per_epoch - position.skipped
+    means = TrainMetrics(*(position.sums[name] / counted if counted else math.nan for name in TrainMetrics._fields))
     images_per_second = run.steps_per_epoch * run.config.batch_size / position.train_seconds
     position.epoch += 1
     row = _add_row(run, means, evaluation, images_per_second, start)
-    position.sums, position.train_seconds = {}, 0.0
+    position.sums, position.skipped, position.train_seconds = {}, 0, 0.0
     return row
 
 
@@ -206,7 +218,8 @@ def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_s
     position, config = run.position, run.config
     costs = EpochCosts(images_per_second, time.monotonic() - start, peak_memory_mib(run.compiled, run.mesh))
     row = make_row(position.epoch, position.step, means, evaluation, run.experiment.weights, costs)
-    row |= {"learning_rate": config.optimizer.learning_rate, "data": run.records.data_kind}
+    row |= {"skipped_steps": position.skipped, "learning_rate": config.optimizer.learning_rate}
+    row["data"] = run.records.data_kind
     if not math.isfinite(row["val_loss"]):
         layouts = [run.validation.layout_id(index) for index in evaluation.not_finite]
         _stop_at(run, position.epoch, f"the validation loss is {row['val_loss']}", layouts, evaluation.losses._asdict())

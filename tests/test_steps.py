@@ -1,5 +1,6 @@
 """The steps: loss, gradient descent, and evaluation without a trace of batches and padding."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY, random_layout
-from imginav_jax import evaluate, losses, metrics, model, steps, train_state
+from imginav_jax import evaluate, loss_scale, losses, metrics, model, steps, train_state
 from imginav_jax.batch import Batch
 from imginav_jax.compiled import batch_sharding, compile_steps
 from imginav_jax.datasets import palette, synthetic
@@ -52,9 +53,53 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
         0.01 * losses.cross_entropy_classification(outputs.room_scene_logits, batch.type).mean(),
     ]
     np.testing.assert_allclose(found[1:4], terms, rtol=1e-4)
+    assert found.skipped == 0
     np.testing.assert_allclose(found.loss, sum(terms), rtol=1e-4)
     assert after.step == 1
     assert found.grad_norm > 0
+
+
+def half_state(scale, good_steps=0):
+    config = dataclasses.replace(TINY, compute_dtype="float16")
+    optimizer = make_optimizer(1e-3, 0.01)
+    state = jax.jit(lambda key: train_state.create(key, config, optimizer))(jax.random.key(0))
+    step = jax.jit(functools.partial(steps.train_step, config=config, weights=steps.LossWeights(), optimizer=optimizer))
+    return state._replace(loss_scale=loss_scale.LossScale(jnp.float32(scale), jnp.int32(good_steps))), step
+
+
+def test_float16_trains_as_float32_does():
+    half, half_step = half_state(loss_scale.INITIAL)
+    optimizer = make_optimizer(1e-3, 0.01)
+    whole = train_state.TrainState(half.step, half.params, optimizer.init(half.params))
+    step = jax.jit(functools.partial(steps.train_step, config=TINY, weights=steps.LossWeights(), optimizer=optimizer))
+    for _ in range(5):
+        batch = random_batch(4)
+        half, found = half_step(half, batch)
+        whole, expected = step(whole, batch)
+        assert found.skipped == 0
+        np.testing.assert_allclose(found.loss, expected.loss, rtol=5e-3)
+        np.testing.assert_allclose(found.grad_norm, expected.grad_norm, rtol=2e-2)
+    assert half.loss_scale == (loss_scale.INITIAL, 5)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype(np.float32)}
+
+
+def test_an_overflow_changes_nothing_but_the_scale():
+    before, step = half_state(2.0**24)
+    after, found = step(before, random_batch(4))
+    assert found.skipped == 1
+    assert after.step == before.step + 1
+    for a, b in zip(*(jax.tree.leaves((state.params, state.opt_state)) for state in (before, after)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert after.loss_scale == (2.0**23, 0)
+    while found.skipped:
+        after, found = step(after, random_batch(4))
+    assert np.isfinite(found.grad_norm)
+
+
+def test_the_scale_doubles_after_many_good_steps():
+    before, step = half_state(1024.0, loss_scale.GROWTH_INTERVAL - 1)
+    after, _ = step(before, random_batch(4))
+    assert after.loss_scale == (2048.0, 0)
 
 
 def test_adamw_decays_every_parameter_as_pytorch_does():

@@ -261,13 +261,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_
     assert len(rows_of(tmp_path / "work")) == 1
 
 
+def test_overflows_are_counted_and_end_the_run_when_they_go_on(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, precision="float16", num_epochs=20, **{"early_stopping.patience": 99})
+    real, calls = compiled.compile_steps, []
+
+    def compile_with_overflows(*args):
+        steps = real(*args)
+
+        def overflowing(state, batch):
+            calls.append(batch)
+            if len(calls) in (2, 3) or len(calls) > 12:
+                scale = state.loss_scale._replace(scale=state.loss_scale.scale * jnp.float32("inf"))
+                after, metrics = steps.train(state._replace(loss_scale=scale), batch)
+                return after._replace(loss_scale=after.loss_scale._replace(scale=jnp.float32(1024))), metrics
+            return steps.train(state, batch)
+
+        return steps._replace(train=overflowing)
+
+    monkeypatch.setattr(run, "compile_steps", compile_with_overflows)
+    with pytest.raises(RunError, match=r"step 112 \(epoch 19\): float16 has overflowed in 100 steps in a row on"):
+        train.train(config, str(tmp_path / "work"))
+    rows = rows_of(tmp_path / "work")
+    assert [row["skipped_steps"] for row in rows[:3]] == ["2", "0", "6"]
+    assert 0 < float(rows[0]["train_loss"]) < 5
+    assert rows[2]["train_loss"] == "nan"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"data.image_size": 36}, r"config\.data\.image_size is 36, expected a multiple of 8 for 3 downsampling steps"),
         ({"model.base_channels": 24}, r"config\.model\.base_channels is 24, expected a multiple of 16"),
         ({"model.downsampling_steps": 8}, r"downsampling_steps is 8, expected 1 to 7"),
-        ({"precision": "float8"}, r"config\.precision is float8, expected float32 or bfloat16"),
+        ({"precision": "float8"}, r"config\.precision is float8, expected float32 or bfloat16 or float16"),
         ({"batch_size": 0}, r"config\.batch_size is 0, expected a number above 0"),
         ({"batch_size": 99}, r"config\.batch_size is 99, but only \d+ layouts are for training"),
         ({"num_devices": 2}, r"config\.num_devices is 2, but there are 1"),

@@ -22,7 +22,7 @@ def expected(tmp_path_factory, cache):
     return losses_of(place)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [4, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.fault(22, "2 and 4 devices: the losses of 24 steps")
 def test_devices(place, expected, counted, devices):
     code, output = place.run(num_epochs=EPOCHS, devices=devices)
@@ -40,7 +40,7 @@ def test_two_processes(place, expected, counted):
     counted(1)
 
 
-@pytest.mark.parametrize("name", ["USR2", "TERM"])
+@pytest.mark.parametrize("name", ["USR2", pytest.param("TERM", marks=pytest.mark.slow)])
 @pytest.mark.fault(22, "2 processes, one gets a signal: both save the same step and end")
 def test_two_processes_and_a_signal(place, expected, counted, name):
     codes, outputs = place.run_processes((), (f"signal:{name}:step:8",), num_epochs=EPOCHS)
@@ -56,7 +56,7 @@ def test_two_processes_and_a_signal(place, expected, counted, name):
     counted(1)
 
 
-@pytest.mark.parametrize(("first", "second"), [(4, 1), (1, 4)])
+@pytest.mark.parametrize(("first", "second"), [(4, 1), pytest.param(1, 4, marks=pytest.mark.slow)])
 @pytest.mark.fault(22, "a checkpoint from 4 devices on 1, and from 1 on 4")
 def test_another_number_of_devices(place, expected, counted, first, second):
     code, output = place.run("signal:USR2:step:9", num_epochs=EPOCHS, devices=first)
@@ -67,7 +67,7 @@ def test_another_number_of_devices(place, expected, counted, first, second):
     counted(1)
 
 
-@pytest.mark.parametrize("batch_size", [2, 3, 5])
+@pytest.mark.parametrize("batch_size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4))])
 @pytest.mark.fault(23, "a validation size that the batch does not divide")
 def test_validation_in_batches(begun, counted, batch_size, tmp_path):
     """The same weights evaluated in batches and an image at a time."""

@@ -1,6 +1,7 @@
 """Values that are not finite, experiments that are not the same, data that changed, clocks and folders that moved."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -116,6 +117,25 @@ def test_bad_images(place, counted, tmp_path):
         assert f"row {row}" in output, output
     assert not place.work.exists()
     counted(4)
+
+
+@pytest.mark.fault(18, "a bad image among many: memory stays bounded")
+def test_many_images(place, counted, tmp_path):
+    """Sixty times the pixels, decoded 300 MiB, may not take more memory than a few of them."""
+    peaks = []
+    for count in (5, 300):
+        manifest = write_manifest(tmp_path / f"data{count}", count, size=592)
+        (tmp_path / f"data{count}" / "2.png").write_bytes(b"no PNG")
+        process = place.start(data__manifest=manifest, data__image_size=592)
+        with process.stdout:
+            output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 1
+        assert "row 4" in output, output
+        peaks.append(usage.ru_maxrss / 1024)  # MiB
+    assert peaks[1] - peaks[0] < 60
+    counted(1)
 
 
 @pytest.mark.parametrize("way", ["absolute", "dots", "link"])

@@ -102,7 +102,13 @@ def process_is_training(process):
 def follow(process):
     """Collects the output's lines as they come."""
     process.lines = []
-    threading.Thread(target=lambda: process.lines.extend(iter(process.stdout.readline, "")), daemon=True).start()
+    process.reader = threading.Thread(target=lambda: process.lines.extend(iter(process.stdout.readline, "")))
+    process.reader.start()
+
+
+def close(process):
+    process.reader.join(timeout=20)  # workers hold the pipe too
+    process.stdout.close()
 
 
 @pytest.mark.slow
@@ -114,7 +120,7 @@ def test_a_killed_worker(place, counted):
     start = time.monotonic()
     assert process.wait(timeout=30) == 1
     assert time.monotonic() - start < 5 + 3, "found within 5 s, and then the end of the program"
-    time.sleep(0.5)
+    close(process)
     assert "error: a batch soon after step" in "".join(process.lines)
     wait_for_the_end_of_group(process.pid)
     counted(1)
@@ -128,6 +134,7 @@ def test_a_killed_parent(place, counted):
     workers_of(process)
     process.kill()
     process.wait()
+    close(process)
     wait_for_the_end_of_group(process.pid, seconds=10)
     counted(1)
 
