@@ -7,7 +7,6 @@ there was saved whole.  Whether it still is what was saved is checked before any
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import AsyncOptions
 
+from imginav_jax import atomic
 from imginav_jax.errors import RunError, UserError
 
 _STATE = "state"
@@ -29,7 +29,7 @@ class Found(NamedTuple):
     """The newest sound step, and what is wrong with the others."""
 
     step: int
-    position: dict[str, Any]  # as it was given to `Checkpoints.save`
+    contents: dict[str, Any]  # as they were given to `Checkpoints.save`
     sound: list[int]  # every step that can be restored
     damaged: dict[int, str]  # the reason by step
 
@@ -53,7 +53,7 @@ def find(directory: Path) -> Found | None:
             damaged[step] = str(error)
     if records:
         newest = max(records)
-        return Found(newest, records[newest]["position"], sorted(records), damaged)
+        return Found(newest, records[newest]["contents"], sorted(records), damaged)
     if damaged:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise UserError(f"no checkpoint in {directory} can be restored ({reasons}); move them away to start anew")
@@ -100,10 +100,12 @@ def restore(directory: Path, step: int, abstract_state: Any) -> Any:
         raise UserError(f"{path} cannot be restored: {str(error).splitlines()[0]}") from None
 
 
-def require_space(directory: Path, state: Any, copies: int) -> None:
-    """UserError if the disk cannot take so many copies of the state more."""
+def require_space(directory: Path, state: Any, kept: int) -> None:
+    """UserError if the disk cannot take the steps that are missing of `kept`, and one more on its way."""
+    copies = max(kept - len(steps(directory)), 0) + 1
     needed = copies * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(directory).free
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(
             f"{directory} has {free / _MIB:,.0f} MiB free, expected {needed / _MIB:,.0f} MiB for {copies} more "
@@ -114,11 +116,18 @@ def require_space(directory: Path, state: Any, copies: int) -> None:
 class Checkpoints:
     """The checkpoints in one directory; close it, or the last save may be lost."""
 
-    def __init__(self, directory: Path, keep_period: int):
-        """Makes the directory where it is missing; steps that are multiples of `keep_period` are kept for good."""
+    def __init__(self, directory: Path, keep_period: int, kept: int = 0):
+        """Makes the directory where it is missing.
+
+        Args:
+          directory: of the steps.
+          keep_period: its multiples are kept for good, beside the best and the two latest steps.
+          kept: how many are to be kept in the end; each save wants space for those still missing and itself.
+        """
+        self._kept = kept
         self._directory = directory.absolute()
         self._preserve = _Preserve(keep_period)
-        self._saving: tuple[int, str] | None = None  # the step on its way to the disk, and its position
+        self._saving: tuple[int, str] | None = None  # the step on its way to the disk, and its contents
         self._failed = False
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._preserve,
@@ -132,13 +141,13 @@ class Checkpoints:
         """Whether the step is on disk; damaged ones are to be set aside before."""
         return (self._directory / str(step)).exists()
 
-    def save(self, step: int, state: Any, position: dict[str, Any], best_step: int) -> None:
-        """Starts a save in the background; a step that is there already gets the new position only.
+    def save(self, step: int, state: Any, contents: dict[str, Any], best_step: int) -> None:
+        """Starts a save in the background; a step that is there already gets the new contents only.
 
         Args:
           step: optimizer steps done.
           state: a pytree of arrays.
-          position: JSON that says where the loop stands.
+          contents: JSON that says what the state is of and where the loop stands.
           best_step: the step to keep as the best.
 
         Raises:
@@ -146,15 +155,15 @@ class Checkpoints:
         """
         self.wait()
         self._preserve.best_step = best_step
-        content = json.dumps(position)
+        text = json.dumps(contents)
         path = self._directory / str(step)
         with self._failing_by_name(step):
             if self.has(step):
-                self._replace_record(path / _RECORD, content)
+                self._replace_record(path / _RECORD, text)
                 self._prune()
                 return
-            require_space(self._directory, state, copies=1)
-            self._saving = step, content
+            require_space(self._directory, state, self._kept)
+            self._saving = step, text
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def wait(self) -> None:
@@ -169,23 +178,23 @@ class Checkpoints:
             self.wait()
             self._manager.close()
 
-    def _replace_record(self, path: Path, content: str) -> None:
+    def _replace_record(self, path: Path, text: str) -> None:
         if jax.process_index() == 0:
-            _replace(path, _make_record(content, json.loads(path.read_text())["files"]))
+            atomic.write(path, _make_record(text, json.loads(path.read_text())["files"]))
 
     def _prune(self) -> None:
         there = self._manager.all_steps()
         for step in there:
-            if not self._preserve.keeps(step, max(there)):
+            if not self._preserve.keeps(step, there):
                 self._manager.delete(step)
 
     def _write_record(self) -> None:
         """Runs in the background when a step's files are complete and its directory has not got its name yet."""
         if self._saving is None or jax.process_index() != 0:
             return
-        step, content = self._saving
+        step, text = self._saving
         (path,) = self._directory.glob(f"{step}.orbax-checkpoint-tmp*")
-        _replace(path / _RECORD, _make_record(content, _checksums(path)))
+        atomic.write(path / _RECORD, _make_record(text, _checksums(path)))
 
     @contextlib.contextmanager
     def _failing_by_name(self, step: int) -> Iterator[None]:
@@ -198,7 +207,7 @@ class Checkpoints:
 
 
 class _Preserve:
-    """Keeps the latest step, the best one, and every multiple of a period."""
+    """Keeps the best step, every multiple of a period, and the two latest: the one before stands in for the last."""
 
     def __init__(self, period: int):
         self._period = period
@@ -206,11 +215,11 @@ class _Preserve:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
-        latest = max((each.step for each in checkpoints), default=0)
-        return [self.keeps(each.step, latest) for each in checkpoints]
+        there = [each.step for each in checkpoints]
+        return [self.keeps(step, there) for step in there]
 
-    def keeps(self, step: int, latest: int) -> bool:
-        return step in (latest, self.best_step) or step % self._period == 0
+    def keeps(self, step: int, there: Sequence[int]) -> bool:
+        return step in sorted(there)[-2:] or step == self.best_step or step % self._period == 0
 
 
 def _checksums(path: Path) -> dict[str, str]:
@@ -224,21 +233,20 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make_record(position: str, files: dict[str, str]) -> str:
-    content = {"position": json.loads(position), "files": files}
-    return json.dumps({**content, "sha256": _digest(content)})
+def _make_record(text: str, files: dict[str, str]) -> bytes:
+    record = {"contents": json.loads(text), "files": files}
+    return json.dumps({**record, "sha256": _digest(record)}).encode()
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _verified_record(path: Path) -> dict[str, Any]:
     """The step's record, after every file has been found to be what was saved."""
     try:
         record = json.loads((path / _RECORD).read_text())
-        content = {"position": record["position"], "files": record["files"]}
-        is_sound = record["sha256"] == _digest(content)
+        is_sound = record["sha256"] == _digest({key: record[key] for key in ("contents", "files")})
     except FileNotFoundError:
         raise _DamagedError(f"it has no {_RECORD}") from None
     except (OSError, ValueError, KeyError, TypeError):
@@ -253,13 +261,3 @@ def _verified_record(path: Path) -> dict[str, Any]:
         if found != checksum:
             raise _DamagedError(f"{name} is damaged")
     return record
-
-
-def _replace(path: Path, content: str) -> None:
-    """In one step and durably."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

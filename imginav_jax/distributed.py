@@ -29,6 +29,7 @@ def initialize(stop: Stop) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, int(count), int(index))
     stop.listen()  # JAX has put a handler of its own into the place
+    stop.defer()  # one process alone must not leave the others waiting
 
 
 def is_primary() -> bool:
@@ -41,8 +42,14 @@ class Agreement:
 
     def __init__(self, stop: Stop, mesh: Mesh):
         self.is_stopping = False
+        self._has_saved = False  # the wishes that are still on their way are fulfilled
         self._stop, self._mesh, self._pending = stop, mesh, None
         self._most = jax.jit(lambda wishes: wishes.max(0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a signal has come to this process."""
+        return self._stop.requested
 
     def settle(self, wants_save: bool) -> bool:
         """Called by every process after the same step: whether to save now; `is_stopping` is the same for all too."""
@@ -56,7 +63,8 @@ class Agreement:
         if signal:
             self._stop.adopt(signal)
             self.is_stopping = True
-        return bool(save)
+        self._has_saved = bool(save) and not self._has_saved
+        return self._has_saved
 
     def _ask(self, wants_save: bool) -> Any:
         """Dispatches the question and does not wait for the answer."""

@@ -1,6 +1,7 @@
 """Where a run writes, and whose run a workdir holds."""
 
 import dataclasses
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from imginav_jax import atomic
 from imginav_jax.errors import UserError
 
 
@@ -93,14 +95,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces the file in one step."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    atomic.write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
-    """Replaces the PNG in one step."""
-    temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    atomic.write(path, content.getvalue())

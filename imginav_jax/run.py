@@ -88,7 +88,7 @@ class Run:
         if self.given is None:
             return state
         sharding = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-        return state._replace(params=jax.device_put(self.given, sharding))
+        return state._replace(params=jax.device_put(jax.device_get(self.given), sharding))
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     outputs.check_same_experiment(fingerprint)
     stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
     position = _find_position(outputs, fingerprint, stopping)
-    if _is_over(config, position, stopping) and _is_summed_up(outputs, position):
+    if _is_over(config, position, stopping) and _is_summed_up(outputs, stopping, position):
         screen.say_finished(outputs, position.epoch, stopping)
         yield None
         return
@@ -124,8 +124,9 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs)
     if distributed.is_primary():
         outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
+    multihost_utils.sync_global_devices("the folders are there")
     compiled = _compile(exp, mesh)
-    _require_space(outputs, config, compiled)
+    checkpoints.require_space(outputs.checkpoints, compiled.abstract_state, _checkpoints_kept(config))
     stop.defer()
     if jax.process_count() == 1:  # else all stop together, after a step
         stop.check()
@@ -175,7 +176,7 @@ def _find_position(outputs: Outputs, fingerprint: dict[str, Any], stopping: Earl
     found = checkpoints.find(outputs.checkpoints)
     if found is None:
         return Position()
-    stored = found.position
+    stored = found.contents
     if "fingerprint" not in stored:
         raise UserError(f"--workdir {outputs.workdir} is an imported checkpoint; start from it by --config.init_from")
     compare_fingerprints(str(outputs.checkpoints), stored["fingerprint"], fingerprint)
@@ -203,9 +204,13 @@ def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> boo
     return position.epoch >= config.num_epochs or stopping.should_stop
 
 
-def _is_summed_up(outputs: Outputs, position: Position) -> bool:
+def _is_summed_up(outputs: Outputs, stopping: EarlyStopping, position: Position) -> bool:
     path = outputs.summary_json(outputs.workdir)
-    return path.exists() and read_json(path).get("epochs") == position.epoch
+    if not path.exists():
+        return False
+    summary = read_json(path)
+    best = summary.get("best_epoch", {}).get("epoch")
+    return (summary.get("epochs"), best) == (position.epoch, stopping.best_epoch)
 
 
 def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
@@ -220,11 +225,9 @@ def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
     return compiled
 
 
-def _require_space(outputs: Outputs, config: Config, compiled: CompiledSteps) -> None:
-    """For the latest, the best and the periodic checkpoints that are still to come, and one more on its way."""
-    kept = 2 + config.num_epochs // config.checkpoint.every_epochs
-    there = len(checkpoints.steps(outputs.checkpoints))
-    checkpoints.require_space(outputs.workdir, compiled.abstract_state, max(kept - there, 0) + 1)
+def _checkpoints_kept(config: Config) -> int:
+    """The two latest, the best and the periodic ones."""
+    return 3 + config.num_epochs // config.checkpoint.every_epochs
 
 
 def _open_writer(outputs: Outputs) -> Any:
@@ -241,4 +244,5 @@ def _open_writer(outputs: Outputs) -> Any:
 
 def _open_checkpoints(outputs: Outputs, config: Config, num_training: int) -> Checkpoints:
     steps_per_epoch = input_pipeline.steps_per_epoch(num_training, config.batch_size)
-    return Checkpoints(outputs.checkpoints, keep_period=config.checkpoint.every_epochs * steps_per_epoch)
+    period = config.checkpoint.every_epochs * steps_per_epoch
+    return Checkpoints(outputs.checkpoints, period, _checkpoints_kept(config))

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import types
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 REQUEUE_EXIT_CODE = 75  # the scheduler's -Q "75" starts such a job again
 
@@ -64,6 +65,7 @@ class Stop:
 @contextlib.contextmanager
 def withheld() -> Iterator[None]:
     """Threads and processes started here never see the signals; this process sees them, at the latest at the end."""
+    resource_tracker.ensure_running()  # starting it later would let the signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield

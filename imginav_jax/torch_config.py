@@ -94,7 +94,7 @@ def _parse_heads(heads: Any, channels: int) -> tuple[HeadConfig, ...]:
 
 def _parse_head(head: Any, place: str, channels: int) -> HeadConfig:
     _require(isinstance(head, Mapping), place, head, "a dict")
-    kind = _HEAD_KINDS.get(head.get("type", ""))
+    kind = _HEAD_KINDS.get(str(head.get("type")))
     if kind is None:
         raise UserError(f"{place}.type is {head.get('type')!r}, expected {', '.join(_HEAD_KINDS)}")
     key, default = _HEAD_OUTPUTS[kind]
@@ -144,4 +144,4 @@ def _require_count(field: str, value: Any, most: int | None = None) -> None:
 
 
 def _require_activation(field: str, name: Any) -> None:
-    _require(name in ACTIVATIONS, field, name, "one of " + ", ".join(ACTIVATIONS))
+    _require(isinstance(name, str) and name in ACTIVATIONS, field, name, "one of " + ", ".join(ACTIVATIONS))

@@ -44,22 +44,23 @@ def to_params(config: AutoencoderConfig, tensors: Mapping[str, np.ndarray]) -> P
 
 def from_params(config: AutoencoderConfig, params: Params) -> dict[str, np.ndarray]:
     """The state dict, in the original's order."""
-    tensors = {}
+    return {name: np.ascontiguousarray(tensor) for name, tensor in _views(config, params)}
+
+
+def expected_shapes(config: AutoencoderConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of the state dict, in PyTorch's order of axes; takes no memory."""
+    zero = np.float32(0)
+    params = jax.tree.map(lambda leaf: np.broadcast_to(zero, leaf.shape), model.abstract_params(config))
+    return {name: tensor.shape for name, tensor in _views(config, params)}
+
+
+def _views(config: AutoencoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
     for layer in _layers(config):
         place: Any = params
         for key in layer.path:
             place = place[key]
-        weight = _TO_TORCH[layer.kind](np.asarray(place[_weight_name(layer)]))
-        tensors[f"{layer.prefix}.weight"] = np.ascontiguousarray(weight)
-        tensors[f"{layer.prefix}.bias"] = np.asarray(place["bias"])
-    return tensors
-
-
-def expected_shapes(config: AutoencoderConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of the state dict, in PyTorch's order of axes."""
-    zero = np.float32(0)
-    params = jax.tree.map(lambda leaf: np.broadcast_to(zero, leaf.shape), model.abstract_params(config))
-    return {name: tensor.shape for name, tensor in from_params(config, params).items()}
+        yield f"{layer.prefix}.weight", _TO_TORCH[layer.kind](np.asarray(place[_weight_name(layer)]))
+        yield f"{layer.prefix}.bias", np.asarray(place["bias"])
 
 
 # PyTorch: OIHW, and IOHW where it is transposed; ours: HWIO, and flipped where it is transposed.

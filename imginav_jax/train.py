@@ -48,15 +48,18 @@ def train(config: Config, workdir: str | None = None, stop: Stop | None = None) 
       Interrupted: a signal has come, and what had been done is saved.
     """
     stop = stop or Stop()
-    with open_run(config, workdir, stop) as run:
-        if run is None:
-            return
-        _train_epochs(run, run.start_state())
-        if run.is_over and run.position.rows:
-            _finish(run)
-            return
-        run.checkpoints.wait()
-        screen.say_stopped(run.position.step, run.position.epoch)
+    try:
+        with open_run(config, workdir, stop) as run:
+            if run is None:
+                return
+            _train_epochs(run, run.start_state())
+            if run.is_over and run.position.rows:
+                _finish(run)
+                return
+            run.checkpoints.wait()
+            screen.say_stopped(run.position.step, run.position.epoch)
+    except OSError as error:
+        raise RunError(f"a file cannot be written or read: {error}") from error
     stop.check()
 
 
@@ -68,19 +71,20 @@ def _train_epochs(run: Run, state: TrainState) -> None:
     if run.given is not None and not position.rows:
         _evaluate_given(run, state)
     if run.is_over:
+        _save(run, state)  # another best may have been chosen
         return
     with contextlib.closing(_read_batches(run)) as batches:
         while not run.is_over and not run.agreement.is_stopping:
             start = time.monotonic() - position.train_seconds
             state = _train_epoch(run, state, batches)
-            evaluation = _evaluate(run, state)
-            if evaluation is not None:
-                row = _close_epoch(run, evaluation, start)
+            evaluation = None if run.agreement.is_stopping else _evaluate(run, state)
+            row = None if evaluation is None else _close_epoch(run, evaluation, start)
+            _save(run, state)
+            if row is not None:
                 run.records.write_epoch(position.rows)
                 screen.say_epoch(row, config.num_epochs)
                 if position.epoch % config.samples.every_epochs == 0:
                     _write_samples(run, state.params, f"epoch_{position.epoch:03d}")
-            _save(run, state)
 
 
 def _read_batches(run: Run) -> Generator[Batch, None, None]:
@@ -93,6 +97,8 @@ def _read_batches(run: Run) -> Generator[Batch, None, None]:
     try:
         yield from input_pipeline.prefetch(dataset[done:], batch_sharding(run.mesh), config.data.num_workers)
     except Exception as error:  # a worker's end, a disk's failure, a damaged record
+        if run.agreement.is_wanted and jax.process_count() == 1:
+            return
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"a batch soon after step {run.position.step} cannot be read: {reason}") from error
 
@@ -119,8 +125,11 @@ def _train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> Train
     done, total = (position.step - first) * config.batch_size, run.steps_per_epoch * config.batch_size
     pending = None
     with Progress(f"Epoch {position.epoch + 1}/{config.num_epochs}", total, "img", done) as progress:
-        for step in range(position.step + 1, end + 1):
-            batch = next(batches)
+        for _ in range(position.step, end):
+            batch = next(batches, None)
+            if batch is None:  # a signal has ended the workers too
+                run.agreement.settle(wants_save=False)
+                break
             state, metrics = run.compiled.train(state, batch)
             if pending is not None:
                 _record(run, *pending, progress)
@@ -128,8 +137,7 @@ def _train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> Train
             save = run.agreement.settle(_is_due(config.checkpoint.every_minutes, last_save))
             if run.agreement.is_stopping:
                 break
-            # Not at the end of an epoch: its own save follows, with the validation in it.
-            if step < end and save:
+            if save:
                 _record(run, *pending, progress)
                 pending, last_save = None, time.monotonic()
                 position.train_seconds = last_save - start

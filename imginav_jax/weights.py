@@ -1,6 +1,7 @@
 """Weights with their architecture, from a run's workdir or an imported checkpoint: both keep them the same way."""
 
 import hashlib
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imginav_jax import checkpoints, model
-from imginav_jax.errors import UserError
+from imginav_jax.errors import RunError, UserError
 from imginav_jax.model import AutoencoderConfig, Params
 
 ARCHITECTURE = "architecture"  # key of a checkpoint's JSON
@@ -35,19 +36,33 @@ def load(directory: Path, step: int | None = None) -> Weights:
     if found is None:
         raise UserError(f"{directory} is neither a workdir with a checkpoint nor an imported checkpoint")
     if step is None:
-        best = found.position.get("early_stopping", {}).get("best_step")
-        step = best if best in (*found.sound, *found.damaged) else found.step
+        step = _best_step(found, folder)
     if step in found.damaged:
         raise UserError(f"the checkpoint of step {step} in {folder} cannot be restored: {found.damaged[step]}")
     if step not in found.sound:
         raise UserError(f"{directory} has no checkpoint of step {step}; there are {', '.join(map(str, found.sound))}")
     try:
-        config = AutoencoderConfig.from_architecture(found.position[ARCHITECTURE])
+        config = AutoencoderConfig.from_architecture(found.contents[ARCHITECTURE])
     except (KeyError, TypeError):
         raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
     here = jnp.zeros(()).sharding
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=here), model.abstract_params(config))
     return Weights(config, checkpoints.restore(folder, step, {"params": abstract})["params"], step)
+
+
+def _best_step(found: checkpoints.Found, folder: Path) -> int:
+    """Never another one in silence: UserError if a newer step is damaged or the best one is gone."""
+    others = f"name another step ({', '.join(map(str, found.sound))})"
+    newest = max(found.damaged, default=0)
+    if newest > found.step:
+        raise UserError(f"the newest checkpoint in {folder}, {newest}, is damaged: {found.damaged[newest]}; {others}")
+    stopping = found.contents.get("early_stopping", {})
+    if not math.isfinite(stopping.get("best_loss", math.inf)):
+        return found.step
+    best = stopping["best_step"]
+    if best not in found.sound:
+        raise UserError(f"the best checkpoint in {folder}, {best}, is damaged or gone; {others}")
+    return best
 
 
 def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dict[str, Any]) -> None:
@@ -64,7 +79,7 @@ def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dic
         kept.save(0, {"params": params}, {ARCHITECTURE: config.architecture(), "origin": origin}, best_step=0)
         kept.close()
         temporary.rename(directory)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RunError) as error:
         raise UserError(f"{directory} cannot be written: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -66,14 +66,14 @@ def save_steps(directory, steps, keep_period=1, best_step=0):
 
 def test_latest_best_and_periodic_checkpoints_are_kept(tmp_path):
     save_steps(tmp_path / "steps", range(1, 8), keep_period=4, best_step=2)
-    for step in (2, 4, 7):
+    for step in (2, 4, 6, 7):
         restored = checkpoints.restore(tmp_path / "steps", step, place(STATE))
         np.testing.assert_array_equal(restored["w"], np.arange(6.0) + step)
         assert restored["n"][0] == 3 + step
-    for step in (1, 3, 5, 6):
+    for step in (1, 3, 5):
         with pytest.raises(UserError, match=f"no checkpoint of step {step}"):
             checkpoints.restore(tmp_path / "steps", step, place(STATE))
-    assert checkpoints.find(tmp_path / "steps") == checkpoints.Found(7, {"epoch": 7}, [2, 4, 7], {})
+    assert checkpoints.find(tmp_path / "steps") == checkpoints.Found(7, {"epoch": 7}, [2, 4, 6, 7], {})
     assert checkpoints.find(tmp_path / "nowhere") is None
 
 
@@ -97,7 +97,7 @@ def test_damaged_steps_are_named_passed_over_and_set_aside(tmp_path):
     record.write_text(record.read_text().replace('{"epoch": 5}', '{"epoch": 6}'))
     found = checkpoints.find(directory)
     assert found is not None
-    assert (found.step, found.position, found.sound) == (1, {"epoch": 1}, [1])
+    assert (found.step, found.contents, found.sound) == (1, {"epoch": 1}, [1])
     assert list(found.damaged) == [2, 3, 4, 5]
     assert found.damaged[2] == found.damaged[4] == "it has no checkpoint.json"
     assert found.damaged[3].endswith("is missing")
@@ -136,9 +136,10 @@ def test_a_flipped_bit_anywhere_never_restores_wrong_weights(tmp_path):
 
 
 def test_too_little_space_is_named_before_anything_is_written(tmp_path):
+    (tmp_path / "7").mkdir()
     with pytest.raises(UserError, match=r"MiB free, expected [0-9,]+ MiB for 3 more checkpoints"):
-        checkpoints.require_space(tmp_path, {"w": jax.ShapeDtypeStruct((2**50,), jnp.float32)}, copies=3)
-    checkpoints.require_space(tmp_path, STATE, copies=3)
+        checkpoints.require_space(tmp_path, {"w": jax.ShapeDtypeStruct((2**50,), jnp.float32)}, kept=3)
+    checkpoints.require_space(tmp_path / "not yet", STATE, kept=3)
 
 
 def test_a_failed_save_names_its_step(tmp_path, monkeypatch):

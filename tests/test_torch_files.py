@@ -144,6 +144,8 @@ FIRST = "encoder.encoder.0.weight"  # 16x3x3x3
         (with_head(1, name="rgb"), "heads that differ in name"),
         (with_head(2, in_channels=5), "heads[2].in_channels is 5, expected 8"),
         (lambda payload: payload["config"].pop("decoder"), "config.decoder is None, expected a dict"),
+        (with_head(0, type=["RGBHead"]), "heads[0].type is ['RGBHead'], expected RGBHead"),
+        (with_head(0, activation=["SiLU"]), "heads[0].activation is ['SiLU'], expected one of CELU"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_named_and_nothing_written(tmp_path, twin, change, message):
@@ -165,6 +167,15 @@ def test_an_unknown_activation_is_answered_with_the_known_ones(tmp_path, twin):
         payload["config"][part]["activation"] = "PReLU"
     torch.save(payload, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"config\.encoder\.activation is 'PReLU', expected one of CELU, ELU"):
+        import_checkpoint(tmp_path / "a.pt", tmp_path / "out")
+
+
+def test_a_config_that_claims_far_more_than_the_tensors_is_answered_at_once(tmp_path, twin):
+    payload = twin.checkpoint()
+    for part, steps in (("encoder", "downsampling_steps"), ("decoder", "upsampling_steps")):
+        payload["config"][part] |= {"base_channels": 4096, steps: 7}
+    torch.save(payload, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="missing tensors"):
         import_checkpoint(tmp_path / "a.pt", tmp_path / "out")
 
 

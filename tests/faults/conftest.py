@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import socket
@@ -117,8 +116,8 @@ class Place:
         assert found is not None
         assert found.damaged == {}
         rows = [{name: value for name, value in row.items() if name not in MEASURED} for row in self.rows()]
-        weights = {step: self.restore(step) for step in found.sound}
-        return rows, found.position["early_stopping"], found.sound, weights
+        stopping = found.contents["early_stopping"]
+        return rows, stopping, {step: self.restore(step) for step in (stopping["best_step"], found.step)}
 
     def restore(self, step):
         return [
@@ -195,9 +194,3 @@ def pytest_terminal_summary(terminalreporter):
 def _named(request, record_property):
     (number, what) = request.node.get_closest_marker("fault").args
     record_property("fault", (number, what))
-
-
-def position_of(place):
-    return json.loads(
-        (place.checkpoints / str(max(checkpoints.steps(place.checkpoints))) / "checkpoint.json").read_text()
-    )["position"]["position"]

@@ -23,7 +23,7 @@ from imginav_jax import distributed, main
 
 def at(moment, act):
     """Calls `act` once when the program comes to `moment`."""
-    from imginav_jax import checkpoints, evaluate, metrics_csv, run, train
+    from imginav_jax import atomic, checkpoints, evaluate, run, train
     from imginav_jax.datasets import imginav_layouts
 
     place, _, number = moment.partition(":")
@@ -34,7 +34,7 @@ def at(moment, act):
         "save": (checkpoints, "_checksums"),  # in the background, with the files written and not yet renamed
         "saved": (checkpoints.Checkpoints, "save"),
         "finish": (train, "_finish"),
-        "csv": (metrics_csv.os, "fsync"),
+        "write": (atomic.os, "fsync"),  # of a file that replaces another: CSV, JSON or picture
         "prepare": (imginav_layouts.ImginavLayouts, "_generate_examples"),
     }
     owner, name = targets[place]

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from imginav_jax import checkpoints
+from imginav_jax import checkpoints, weights
+from imginav_jax.errors import UserError
 
 
 @pytest.mark.fault(6, "a background save fails")
@@ -145,7 +146,35 @@ def test_a_damaged_best_checkpoint(begun, counted):
     assert "The best checkpoint, of epoch 1, is lost" in output
     found = checkpoints.find(begun.checkpoints)
     assert found is not None
-    assert found.position["early_stopping"]["best_epoch"] > 1
+    assert found.contents["early_stopping"]["best_epoch"] > 1
+    counted(1)
+
+
+@pytest.mark.fault(10, "the newest checkpoint is the best one, and damaged")
+def test_a_damaged_newest_and_best_checkpoint(place, whole, counted):
+    code, output = place.run("raise:saved:2")
+    assert code == 1, output
+    flip(place.checkpoints / "12" / "checkpoint.json")
+    with pytest.raises(UserError, match="the newest checkpoint in .*, 12, is damaged"):
+        weights.load(place.work)
+    assert weights.load(place.work, step=6).step == 6
+    code, output = place.run()
+    assert code == 0, output
+    assert "The latest sound one is that of step 6." in output
+    assert place.end_state() == whole.end_state()
+    counted(1)
+
+
+@pytest.mark.fault(10, "a finished run's best checkpoint is damaged")
+def test_a_finished_run_with_a_damaged_best(place, counted):
+    assert place.run()[0] == 0
+    flip(place.checkpoints / "18" / "checkpoint.json")
+    code, output = place.run(num_epochs=2)
+    assert code == 0, output
+    assert "The best checkpoint" not in output, "the newest sound one knows of none that is lost"
+    assert "Best epoch   2" in output
+    assert weights.load(place.work).step == 12
+    assert "has finished already" in place.run(num_epochs=2)[1]
     counted(1)
 
 
@@ -169,7 +198,7 @@ def test_worse_after_the_best(place, counted):
     losses = [float(row["val_loss"]) for row in place.rows()]
     best = losses.index(min(losses))
     assert best < len(losses) - 1, "the last epoch is not the best"
-    steps = {int(place.rows()[epoch]["step"]) for epoch in (best, -1)}
+    steps = {int(place.rows()[epoch]["step"]) for epoch in (best, -2, -1)}
     assert set(checkpoints.steps(place.checkpoints)) == steps
     for step in steps:
         place.restore(step)

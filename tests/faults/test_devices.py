@@ -56,6 +56,24 @@ def test_two_processes_and_a_signal(place, expected, counted, name):
     counted(1)
 
 
+@pytest.mark.slow
+@pytest.mark.fault(22, "2 processes that start from given weights")
+def test_two_processes_from_given_weights(begun, counted, tmp_path):
+    begun.folder = tmp_path / "on"
+    codes, outputs = begun.run_processes((), (), num_epochs=1, init_from=tmp_path / "work")
+    assert codes == [0, 0], outputs
+    assert [row["epoch"] for row in begun.rows()] == ["0", "1"]
+    counted(1)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(22, "2 processes, one gets a signal while it compiles")
+def test_two_processes_and_an_early_signal(place, counted):
+    codes, outputs = place.run_processes((), ("signal:USR2:compile",), num_epochs=EPOCHS)
+    assert codes == [75, 75], outputs
+    counted(1)
+
+
 @pytest.mark.parametrize(("first", "second"), [(4, 1), pytest.param(1, 4, marks=pytest.mark.slow)])
 @pytest.mark.fault(22, "a checkpoint from 4 devices on 1, and from 1 on 4")
 def test_another_number_of_devices(place, expected, counted, first, second):

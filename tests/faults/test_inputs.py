@@ -17,7 +17,7 @@ from imginav_jax import checkpoints
 )
 @pytest.mark.fault(13, "NaN in a batch, in a metric")
 def test_values_that_are_not_finite(begun, whole, counted, fault, step):
-    best = checkpoints.find(begun.checkpoints).position["early_stopping"]["best_step"]
+    best = checkpoints.find(begun.checkpoints).contents["early_stopping"]["best_step"]
     code, output = begun.run(fault)
     assert code == 1
     assert f"error: step {step} (epoch {3 if step == 13 else 2}): " in output
@@ -29,7 +29,7 @@ def test_values_that_are_not_finite(begun, whole, counted, fault, step):
     found = checkpoints.find(begun.checkpoints)
     assert found is not None
     assert found.damaged == {}
-    assert best in found.sound or found.position["early_stopping"]["best_step"] in found.sound
+    assert best in found.sound or found.contents["early_stopping"]["best_step"] in found.sound
     for each in found.sound:
         assert all(np.isfinite(np.frombuffer(leaf, np.float32)).all() for leaf in begun.restore(each))
     assert begun.run()[0] == 0

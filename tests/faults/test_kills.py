@@ -139,12 +139,13 @@ def test_a_killed_parent(place, counted):
     counted(1)
 
 
-@pytest.mark.fault(21, "SIGKILL during CSV writes")
-@pytest.mark.parametrize("moment", [1, 2, 3, 4, pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.fault(21, "SIGKILL during writes of CSV, JSON and pictures")
+@pytest.mark.parametrize("moment", [1, 9, 11, 15, pytest.param("random", marks=pytest.mark.slow)])
 def test_killed_while_the_csv_is_written(place, whole, counted, moment):
-    moments = [random.Random(21).randint(1, 5) for _ in range(16)] if moment == "random" else [moment]
+    moments = random.Random(21)
+    moments = [moments.randint(1, 30) for _ in range(16)] if moment == "random" else [moment]
     for each in moments:
-        code, output = place.run(f"kill:csv:{each}")
+        code, output = place.run(f"kill:write:{each}")
         assert code in (0, -signal.SIGKILL), output
         if code == 0:
             assert place.end_state() == whole.end_state()
