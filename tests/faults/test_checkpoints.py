@@ -155,7 +155,7 @@ def test_a_damaged_newest_and_best_checkpoint(place, whole, counted):
     code, output = place.run("raise:saved:2")
     assert code == 1, output
     flip(place.checkpoints / "12" / "checkpoint.json")
-    with pytest.raises(UserError, match="the newest checkpoint in .*, 12, is damaged"):
+    with pytest.raises(UserError, match=r"the newest checkpoint in .*, 12, is damaged"):
         weights.load(place.work)
     assert weights.load(place.work, step=6).step == 6
     code, output = place.run()
