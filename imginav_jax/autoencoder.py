@@ -14,7 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imginav_jax import steps, weights
+from imginav_jax import latent_statistics, outputs, steps, weights
+from imginav_jax.errors import UserError
+from imginav_jax.latent_statistics import LatentStatistics
 from imginav_jax.model import AutoencoderConfig, Params
 from imginav_jax.steps import Reconstruction
 
@@ -24,10 +26,12 @@ class Autoencoder:
 
     Attributes:
       config: the architecture.
+      digest: of the weights; latents that are stored name it.
     """
 
-    def __init__(self, config: AutoencoderConfig, params: Params, batch_size: int):
-        self.config, self._params, self._batch_size = config, params, batch_size
+    def __init__(self, config: AutoencoderConfig, params: Params, batch_size: int, digest: str, statistics_path: Path):
+        self.config, self.digest = config, digest
+        self._params, self._batch_size, self._statistics_path = params, batch_size, statistics_path
         self._encode = jax.jit(functools.partial(steps.encode, config=config))
         self._decode = jax.jit(functools.partial(steps.decode, config=config))
 
@@ -51,16 +55,51 @@ class Autoencoder:
         Raises:
           ValueError: not float latents of this model's channels, or the model has no RGB head.
         """
-        images = self._decode_all(latents).images
+        images = self.decode_heads(latents).images
         if images is None:
             raise ValueError("this autoencoder has no RGB head")
         return images
 
     def reconstruct(self, images: UInt8[np.ndarray, "b h w 3"]) -> Reconstruction:
         """What all heads make of the images' latents; ValueError as `encode`."""
-        return self._decode_all(self.encode(images))
+        return self.decode_heads(self.encode(images))
 
-    def _decode_all(self, latents: Float[np.ndarray, "b h w latent"]) -> Reconstruction:
+    def normalize(self, latents: Float[np.ndarray, "*shape latent"]) -> Float[np.ndarray, "*shape latent"]:
+        """Latents with mean 0 and standard deviation 1 a channel over the training split, float32.
+
+        Raises:
+          UserError: the checkpoint has no statistics.
+        """
+        found = self.statistics
+        return ((np.asarray(latents, np.float64) - found.mean) / found.scale).astype(np.float32)
+
+    def denormalize(self, latents: Float[np.ndarray, "*shape latent"]) -> Float[np.ndarray, "*shape latent"]:
+        """The inverse of `normalize`, for `decode`; UserError likewise."""
+        found = self.statistics
+        return (np.asarray(latents, np.float64) * found.scale + found.mean).astype(np.float32)
+
+    @functools.cached_property
+    def statistics(self) -> LatentStatistics:
+        """Of the latents of the training split, as `encode` has stored them with the checkpoint.
+
+        Raises:
+          UserError: it has not, or they are of other weights.
+        """
+        path = self._statistics_path
+        directory = path.parent.parent.parent
+        how = f"make them: python -m imginav_jax.encode {directory} --out LATENTS"
+        if not path.exists():
+            raise UserError(f"{path.parent} has no statistics of its latents; {how}")
+        try:
+            found = LatentStatistics.load(outputs.read_json(path))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path} does not hold statistics of latents; {how}") from None
+        if found.origin.get("digest") != self.digest:
+            raise UserError(f"{path} holds statistics of other weights; {how}")
+        return found
+
+    def decode_heads(self, latents: Float[np.ndarray, "b h w latent"]) -> Reconstruction:
+        """What all heads make of latents; ValueError where they are not float or have other channels."""
         latents, channels = np.asarray(latents), self.config.latent_channels
         is_float = np.issubdtype(latents.dtype, np.floating)
         if not is_float or latents.ndim != 4 or latents.shape[-1] != channels or not all(latents.shape[1:3]):
@@ -95,8 +134,10 @@ def load(directory: str | Path, *, step: int | None = None, batch_size: int = 4)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
-    loaded = weights.load(Path(directory).expanduser(), step)
-    return Autoencoder(loaded.config, loaded.params, batch_size)
+    directory = Path(directory).expanduser()
+    loaded = weights.load(directory, step)
+    path = weights.step_folder(directory, loaded.step) / latent_statistics.FILE_NAME
+    return Autoencoder(loaded.config, loaded.params, batch_size, weights.digest(loaded.params), path)
 
 
 def _is_divisible(sides: tuple[int, ...], factor: int) -> bool:

@@ -96,13 +96,20 @@ def side_by_side(
     title: Sequence[str] = (),
 ) -> Image.Image:
     """One row an image at full resolution: the left version and the right one, under captions and lines of title."""
-    count, height, width, _ = left.shape
+    return picture_grid((left, right), captions, title)
+
+
+def picture_grid(
+    columns: Sequence[UInt8[np.ndarray, "b h w 3"]], captions: Sequence[str], title: Sequence[str] = ()
+) -> Image.Image:
+    """One row an image at full resolution, a column a version of it, under captions and lines of title."""
+    count, height, width, _ = columns[0].shape
     top = _LINE_HEIGHT * (len(title) + 1)
-    grid = Image.new("RGB", (2 * width + _GAP, top + count * (height + _GAP) - _GAP), "white")
+    grid = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, top + count * (height + _GAP) - _GAP), "white")
     draw = ImageDraw.Draw(grid)
     for line, text in enumerate(title):
         draw.text((_GAP, line * _LINE_HEIGHT), text, fill="black")
-    for column, (images, caption) in enumerate(zip((left, right), captions, strict=True)):
+    for column, (images, caption) in enumerate(zip(columns, captions, strict=True)):
         x = column * (width + _GAP)
         draw.text((x + _GAP, top - _LINE_HEIGHT), caption, fill="black")
         for row, image in enumerate(images):

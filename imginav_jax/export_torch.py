@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imginav_jax import torch_config, torch_tensors, weights
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import check_is_new
 
 
 def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> weights.Weights:
@@ -18,7 +19,7 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
     Raises:
       UserError: torch is missing, the directory holds no weights, or `out` exists or cannot be written.
     """
-    weights.check_is_new(out)
+    check_is_new(out)
     try:
         import torch
     except ImportError:

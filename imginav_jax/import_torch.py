@@ -10,6 +10,7 @@ import numpy as np
 
 from imginav_jax import model, torch_config, torch_tensors, weights
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import check_is_new
 
 
 def import_checkpoint(path: Path, out: Path) -> model.AutoencoderConfig:
@@ -18,7 +19,7 @@ def import_checkpoint(path: Path, out: Path) -> model.AutoencoderConfig:
     Raises:
       UserError: torch is missing, the file holds no autoencoder that can be brought along, or `out` exists.
     """
-    weights.check_is_new(out)
+    check_is_new(out)
     payload = _read(path)
     try:
         config = torch_config.parse_config(payload["config"])

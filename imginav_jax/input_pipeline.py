@@ -1,6 +1,7 @@
 """Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
 
 import contextlib
+import copy
 import functools
 import itertools
 import os
@@ -27,12 +28,20 @@ class LayoutSource(Sequence[dict[str, Any]]):
     def __init__(self, directory: Path, split: str):
         builder: Any = tfds.builder_from_directory(directory)
         self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        self._rows = range(len(self._records))
+
+    def restrict(self, rows: range) -> "LayoutSource":
+        """Some rows of it; `index` goes on to be the position in the split."""
+        found = copy.copy(self)
+        found._rows = rows
+        return found
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
-        return {**self._records[int(index)], "index": int(index)}
+        row = self._rows[int(index)]
+        return {**self._records[row], "index": row}
 
     def layout_id(self, index: int) -> str:
         return self._records[index]["layout_id"].decode()

@@ -4,11 +4,11 @@ import logging
 import sys
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from imginav_jax import unknown_key
 from imginav_jax.errors import RunError
+from imginav_jax.progress import log_to_stdout, logger
 from imginav_jax.signals import Interrupted, Stop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
@@ -20,7 +20,7 @@ _STOP = Stop()
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unknown argument {argv[1]}; options are --config, --workdir and --config.KEY=VALUE")
-    _log_to_stdout()
+    log_to_stdout()
 
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
     from imginav_jax import distributed, train
@@ -28,21 +28,10 @@ def main(argv: list[str]) -> None:
     try:
         distributed.initialize(_STOP)
         if not distributed.is_primary():
-            logging.getLogger("imginav_jax").setLevel(logging.WARNING)
+            logger.setLevel(logging.WARNING)
         train.train(_CONFIG.value, _WORKDIR.value, _STOP)
     except RunError as error:
         sys.exit(f"error: {error}")
-
-
-def _log_to_stdout() -> None:
-    """This program's lines, with the time; from libraries only warnings, on stderr as absl writes them."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("imginav_jax")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a plain line now and then in a log file."""
+"""What a command says while it works: lines with the time, a progress bar on a terminal."""
 
 import logging
 import sys
@@ -7,12 +7,23 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
+from absl import logging as absl_logging
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
 
 _T = TypeVar("_T")
 logger = logging.getLogger("imginav_jax")
+
+
+def log_to_stdout() -> None:
+    """This program's lines, with the time; from libraries only warnings, on stderr as absl writes them."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 class Progress:

@@ -2,8 +2,6 @@
 
 import hashlib
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from imginav_jax import checkpoints, model
-from imginav_jax.errors import RunError, UserError
+from imginav_jax.errors import UserError
 from imginav_jax.model import AutoencoderConfig, Params
+from imginav_jax.new_directory import new_directory
 
 ARCHITECTURE = "architecture"  # key of a checkpoint's JSON
 _FOLDER = "checkpoints"
@@ -71,23 +70,15 @@ def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dic
     Raises:
       UserError: the directory exists or cannot be written.
     """
-    check_is_new(directory)
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with new_directory(directory) as temporary:
         kept = checkpoints.Checkpoints(temporary / _FOLDER, keep_period=1)
         kept.save(0, {"params": params}, {ARCHITECTURE: config.architecture(), "origin": origin}, best_step=0)
         kept.close()
-        temporary.rename(directory)
-    except (OSError, ValueError, RunError) as error:
-        raise UserError(f"{directory} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_is_new(path: Path) -> None:
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another --out")
+def step_folder(directory: Path, step: int) -> Path:
+    """Where a step is kept; what else belongs to its weights may lie there too."""
+    return directory / _FOLDER / str(step)
 
 
 def digest(params: Params) -> str:

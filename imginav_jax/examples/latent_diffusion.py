@@ -1,0 +1,223 @@
+"""A small diffusion model on encoded latents: `python -m imginav_jax.examples.latent_diffusion LATENTS --out PNG`.
+
+LATENTS is what `imginav_jax.encode` has made as ArrayRecord.  The model is a U-Net trained by flow matching (Lipman et
+al. 2023, with the straight paths of Liu et al. 2023): it shows that the latents are fit for use, and is no product.
+Of this project it needs the autoencoder alone, for `normalize`, `denormalize` and `decode_heads`.
+"""
+
+import argparse
+import functools
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorflow_datasets as tfds
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from imginav_jax import evaluate, pictures
+from imginav_jax.datasets import palette
+from imginav_jax.decode import load_decoder
+from imginav_jax.errors import UserError
+from imginav_jax.latents import StoredLatents
+from imginav_jax.progress import Progress, log_to_stdout, logger
+
+CLOSE = 8  # of 255, the largest difference of a channel that still counts as a palette colour
+_BATCH_SIZE = 16
+_LEARNING_RATE = 1e-3  # at its peak
+_AVERAGE_DECAY = 0.995  # of the weights that draw the samples
+_SAMPLING_STEPS = 50
+_GROUPS = 8  # of the norms
+
+
+class Block(nnx.Module):
+    """Two convolutions with a residual connection; the time shifts and scales between them."""
+
+    def __init__(self, cin: int, cout: int, embedding: int, *, rngs: nnx.Rngs):
+        self.norm1 = nnx.GroupNorm(cin, _GROUPS, rngs=rngs)
+        self.conv1 = nnx.Conv(cin, cout, (3, 3), rngs=rngs)
+        self.time = nnx.Linear(embedding, 2 * cout, rngs=rngs)
+        self.norm2 = nnx.GroupNorm(cout, _GROUPS, rngs=rngs)
+        self.conv2 = nnx.Conv(cout, cout, (3, 3), kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.skip = nnx.Conv(cin, cout, (1, 1), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w cin"], time: Float[Array, "b e"]) -> Float[Array, "b h w cout"]:
+        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        scale, shift = jnp.split(self.time(time)[:, None, None, :], 2, -1)
+        y = self.conv2(jax.nn.silu(self.norm2(y) * (1 + scale) + shift))
+        return self.skip(x) + y
+
+
+class Attention(nnx.Module):
+    """Self-attention over all cells, with a residual connection."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.norm = nnx.GroupNorm(channels, _GROUPS, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(4, channels, decode=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        return x + self.attention(self.norm(x).reshape(b, h * w, c)).reshape(b, h, w, c)
+
+
+class UNet(nnx.Module):
+    """The velocity on the path from latents (time 0) to noise (time 1); it halves the latents' size twice."""
+
+    def __init__(self, latent_shape: Sequence[int], width: int = 64, *, rngs: nnx.Rngs):
+        height, across, channels = latent_shape
+        wide, self.frequencies = 2 * width, width // 2
+        self.time = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.place = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, height, across, width)))
+        self.inward = nnx.Conv(channels, width, (3, 3), rngs=rngs)
+        block = functools.partial(Block, embedding=4 * width, rngs=rngs)
+        self.down = nnx.List([block(width, width), block(width, wide), block(wide, wide)])
+        self.middle = Attention(wide, rngs=rngs)
+        self.up = nnx.List([block(wide + wide, wide), block(wide + wide, wide), block(wide + width, width)])
+        self.norm = nnx.GroupNorm(width, _GROUPS, rngs=rngs)
+        self.outward = nnx.Conv(width, channels, (3, 3), kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"], time: Float[Array, " b"]) -> Float[Array, "b h w c"]:
+        angles = time[:, None] * jnp.exp(jnp.linspace(0, np.log(1000), self.frequencies))[None, :]
+        embedded = jax.nn.silu(self.time(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)))
+        x = self.inward(x) + self.place[...]
+        kept = []
+        for level, block in enumerate(self.down):
+            x = block(x, embedded) if level == 0 else block(_halve(x), embedded)
+            kept.append(x)
+        x = self.middle(x)
+        for level, block in enumerate(self.up):
+            x = block(jnp.concatenate([x if level == 0 else _double(x), kept.pop()], -1), embedded)
+        return self.outward(jax.nn.silu(self.norm(x)))
+
+
+def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+    return x.repeat(2, 1).repeat(2, 2)
+
+
+def read_latents(directory: Path) -> Float[np.ndarray, "n h w c"]:
+    """The training split, by TFDS alone."""
+    builder: Any = tfds.builder_from_directory(directory)
+    source = builder.as_data_source("train")
+    return np.stack([source[index]["latent"] for index in range(len(source))]).astype(np.float32)
+
+
+def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> tuple[nnx.GraphDef[UNet], nnx.State]:
+    """A U-Net and the running average of its weights, from normalised latents."""
+    graph, params = nnx.split(UNet(latents.shape[1:], rngs=nnx.Rngs(params=seed)))
+    schedule = optax.warmup_cosine_decay_schedule(0, _LEARNING_RATE, min(100, num_steps // 10), num_steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def loss_fn(params: nnx.State, x: Array, key: Array) -> Array:
+        key_time, key_noise = jax.random.split(key)
+        time = jax.nn.sigmoid(jax.random.normal(key_time, x.shape[:1]))  # mostly in the middle, where it is hard
+        noise = jax.random.normal(key_noise, x.shape)
+        at, model = time[:, None, None, None], nnx.merge(graph, params)
+        return jnp.square(model((1 - at) * x + at * noise, time) - (noise - x)).mean()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(params: Any, average: Any, state: Any, x: Array, key: Array) -> tuple[Any, Any, Any, Array]:
+        loss, grads = jax.value_and_grad(loss_fn)(params, x, key)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        average = optax.incremental_update(params, average, 1 - _AVERAGE_DECAY)
+        return params, average, state, loss
+
+    average, state = jax.tree.map(jnp.copy, params), optimizer.init(params)
+    random, key, recent = np.random.default_rng(seed), jax.random.key(seed), 0.0
+    with Progress("Training", num_steps, "steps") as progress:
+        for number in range(num_steps):
+            batch = latents[random.integers(0, len(latents), _BATCH_SIZE)]
+            params, average, state, loss = step(params, average, state, batch, jax.random.fold_in(key, number))
+            recent = 0.98 * recent + 0.02 * float(loss) if number else float(loss)
+            progress.advance(1, f"loss {recent:.4f}")
+    logger.info("Loss %.4f, averaged over the last steps", recent)
+    return graph, average
+
+
+def sample(
+    graph: nnx.GraphDef[UNet], params: nnx.State, shape: Sequence[int], seed: int
+) -> Float[np.ndarray, "n h w c"]:
+    """Normalised latents: Heun's method from noise back to time 0."""
+
+    @jax.jit
+    def step(x: Array, start: Array, stop: Array) -> Array:
+        model, ones = nnx.merge(graph, params), jnp.ones(x.shape[0])
+        first = model(x, start * ones)
+        second = model(x + (stop - start) * first, stop * ones)
+        return x + (stop - start) * (first + second) / 2
+
+    x = jax.random.normal(jax.random.key(seed), tuple(shape))
+    times = jnp.linspace(1, 0, _SAMPLING_STEPS + 1)
+    for start, stop in itertools.pairwise(times):
+        x = step(x, start, stop)
+    return np.asarray(x)
+
+
+def palette_share(images: UInt8[np.ndarray, "b h w 3"]) -> float:
+    """Of the pixels, those all of whose channels are within `CLOSE` of one palette colour."""
+    colors = palette.COLORS.astype(np.int16)
+    distance = np.stack([np.abs(images - color).max(-1) for color in colors]).min(0)
+    return float((distance <= CLOSE).mean())
+
+
+def run(directory: Path, out: Path, checkpoint: Path | None, num_steps: int, count: int, seed: int) -> None:
+    stored = StoredLatents(directory)
+    if stored.description.format != "array_record":
+        raise UserError(f"{directory} holds {stored.description.format} files; encode with --format array_record")
+    height, width, _ = stored.description.latent_shape
+    if height % 4 or width % 4:
+        raise UserError(f"{directory} holds latents of {height}x{width} cells, expected multiples of 4")
+    autoencoder = load_decoder(stored, checkpoint)
+    latents = read_latents(directory)
+    graph, params = train(autoencoder.normalize(latents), num_steps, seed)
+    drawn = sample(graph, params, (count, *latents.shape[1:]), seed)
+    made, known = (autoencoder.decode_heads(each) for each in (autoencoder.denormalize(drawn), latents[:count]))
+    if made.images is None or known.images is None:
+        raise UserError(f"{stored.description.checkpoint} has no RGB head")
+    share, bound = palette_share(made.images), palette_share(known.images)
+    logger.info("%.1f %% of the samples' pixels are within %d of a palette colour", 100 * share, CLOSE)
+    logger.info("%.1f %% of the pixels are, where the autoencoder decodes training layouts", 100 * bound)
+    columns, captions = [made.images, known.images], ["samples", "training layouts"]
+    if made.classes is not None:
+        columns.insert(1, evaluate.color_classes(made.classes))
+        captions.insert(1, "their class maps")
+    title = [f"within {CLOSE} of the palette: samples {share:.1%}, training layouts {bound:.1%}"]
+    pictures.write_figure(out, evaluate.picture_grid(columns, captions, title))
+    logger.info("Samples in %s", out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m imginav_jax.examples.latent_diffusion", description="Train on latents and draw samples."
+    )
+    parser.add_argument("directory", type=Path, metavar="LATENTS", help="what imginav_jax.encode has made")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the figure")
+    parser.add_argument("--checkpoint", type=Path, help="the workdir that made the latents, where it has moved")
+    parser.add_argument("--steps", type=int, default=1500, help="of training; default: 1500")
+    parser.add_argument("--count", type=int, default=8, help="samples; default: 8")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    arguments = parser.parse_args()
+    out, checkpoint = arguments.out.expanduser(), arguments.checkpoint and arguments.checkpoint.expanduser()
+    log_to_stdout()
+    try:
+        pictures.check_figure_path(out, [".png"])
+        if arguments.steps < 10 or arguments.count < 1 or arguments.seed < 0:
+            raise UserError("--steps must be 10 or more, --count 1 or more, --seed 0 or more")
+        run(arguments.directory.expanduser(), out, checkpoint, arguments.steps, arguments.count, arguments.seed)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The path between two layouts: `python -m imginav_jax.interpolate A.png B.png --checkpoint DIR --out strip.png`.
+
+An --out that ends in .gif becomes an animation, there and back.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from imginav_jax import autoencoder, evaluate, pictures, trained_run
+from imginav_jax.autoencoder import Autoencoder
+from imginav_jax.errors import UserError
+from imginav_jax.progress import log_to_stdout, logger
+
+_FRAME_MILLISECONDS = 120
+
+
+def interpolate(
+    model: Autoencoder, images: UInt8[np.ndarray, "2 h w 3"], shares: Float[np.ndarray, " n"]
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Pictures on the straight line between the two latents; 0 is the first image's reconstruction, 1 the second's.
+
+    The line is the same for normalised latents: normalising is affine.
+    """
+    first, second = model.encode(images)
+    weights = shares.astype(np.float32)[:, None, None, None]
+    return model.decode((1 - weights) * first + weights * second)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m imginav_jax.interpolate", description="Draw the path between two layouts."
+    )
+    parser.add_argument("images", type=Path, nargs=2, metavar="PNG", help="where the path begins and ends")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="a workdir")
+    parser.add_argument("--out", type=Path, required=True, metavar="FIGURE", help="a .png (strip) or .gif (animation)")
+    parser.add_argument("--pictures", type=int, default=8, help="on the path, both ends included; default: 8")
+    parser.add_argument("--image_size", type=int, help="pixels; default: the run's, 512 for an imported checkpoint")
+    arguments = parser.parse_args()
+    out, directory = arguments.out.expanduser(), arguments.checkpoint.expanduser()
+    log_to_stdout()
+    try:
+        pictures.check_figure_path(out, [".png", ".gif"])
+        if arguments.pictures < 2:
+            raise UserError(f"--pictures is {arguments.pictures}, expected 2 or more")
+        size = trained_run.load(directory, arguments.image_size).image_size
+        images = pictures.read_images([path.expanduser() for path in arguments.images], size)
+        shares = np.linspace(0, 1, arguments.pictures)
+        path = interpolate(autoencoder.load(directory), images, shares)
+        if out.suffix.lower() == ".gif":
+            pictures.write_animation(out, [*path, *path[-2:0:-1]], _FRAME_MILLISECONDS)
+        else:
+            columns = [picture[None] for picture in (images[0], *path, images[1])]
+            captions = ["from", *(f"{share:.2f}" for share in shares), "to"]
+            title = [f"from {arguments.images[0].name} to {arguments.images[1].name}"]
+            pictures.write_figure(out, evaluate.picture_grid(columns, captions, title))
+    except (UserError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    logger.info("%s", out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Latents as colours: `python -m imginav_jax.latent_colors DIR --out colors.png`, where DIR is what `encode` has made.
+
+Red, green and blue are the first three principal components of the latents' cells over the training split.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from imginav_jax import decode, evaluate, latent_statistics, outputs, pictures
+from imginav_jax.datasets.preparation import VALIDATION
+from imginav_jax.errors import UserError
+from imginav_jax.latent_statistics import LatentStatistics
+from imginav_jax.latents import Example, StoredLatents
+from imginav_jax.progress import log_to_stdout, logger
+
+_DEVIATIONS = 2.0  # standard deviations of a component from its mean to the end of its colour's range
+
+
+def color_latents(latents: Float[np.ndarray, "b h w c"], statistics: LatentStatistics) -> UInt8[np.ndarray, "b h w 3"]:
+    """Each cell's first three principal components of the covariance in `statistics`; gray where there are fewer."""
+    covariance = np.nan_to_num(statistics.correlation) * np.outer(statistics.std, statistics.std)
+    values, vectors = np.linalg.eigh(covariance)
+    vectors, deviations = vectors[:, ::-1][:, :3], np.sqrt(values[::-1][:3].clip(0))
+    vectors = vectors * np.where(vectors.sum(0) < 0, -1, 1)  # of the two directions always the same one
+    components = (latents.astype(np.float64) - statistics.mean) @ vectors
+    scaled = np.divide(components, deviations, out=np.zeros_like(components), where=deviations > 0)
+    colors = np.zeros((*latents.shape[:-1], 3))
+    colors[..., : scaled.shape[-1]] = scaled
+    return ((colors / _DEVIATIONS + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
+
+
+def choose_scenes(stored: StoredLatents, count: int, seed: int) -> list[Example]:
+    """Random layouts of whole scenes from the validation split; of rooms where there are no scenes."""
+    number = stored.description.examples[VALIDATION]
+    chosen: dict[str, list[Example]] = {"scene": [], "room": []}
+    for index in np.random.default_rng(seed).permutation(number):
+        example = stored.read(VALIDATION, int(index))
+        chosen[example.type].append(example)
+        if len(chosen["scene"]) == count:
+            break
+    return (chosen["scene"] or chosen["room"])[:count]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m imginav_jax.latent_colors", description="Draw random scenes' latents as colours."
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="of the latents")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the figure")
+    parser.add_argument("--count", type=int, default=6, help="scenes; default: 6")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice; default: 0")
+    parser.add_argument("--checkpoint", type=Path, help="the workdir that made the latents, where it has moved")
+    arguments = parser.parse_args()
+    out = arguments.out.expanduser()
+    log_to_stdout()
+    try:
+        pictures.check_figure_path(out, [".png"])
+        if arguments.count < 1 or arguments.seed < 0:
+            raise UserError("--count must be 1 or more, and --seed 0 or more")
+        stored = StoredLatents(arguments.directory.expanduser())
+        model = decode.load_decoder(stored, arguments.checkpoint and arguments.checkpoint.expanduser())
+        examples = choose_scenes(stored, arguments.count, arguments.seed)
+        chosen = np.stack([example.latent for example in examples])
+        statistics = LatentStatistics.load(outputs.read_json(stored.directory / latent_statistics.FILE_NAME))
+        size = model.config.compression
+        colors = color_latents(chosen, statistics).repeat(size, 1).repeat(size, 2)
+        title = [example.layout_id for example in examples]
+        pictures.write_figure(out, evaluate.side_by_side(model.decode(chosen), colors, ("decoded", "latent"), title))
+    except (UserError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    logger.info("%s", out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What autoencoders make of a picture: `python -m imginav_jax.reconstruct IMAGE... --checkpoint DIR... --out PNG`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from imginav_jax import autoencoder, evaluate, metrics, pictures, trained_run
+from imginav_jax.datasets import palette
+from imginav_jax.errors import UserError
+from imginav_jax.progress import log_to_stdout, logger
+from imginav_jax.steps import Reconstruction
+
+_ERROR_GAIN = 4  # an error of 64 of 255 is white
+
+
+class Result(NamedTuple):
+    """What one checkpoint makes of all images, and how well it does on each."""
+
+    name: str
+    made: Reconstruction
+    psnr: list[float]  # dB; empty without an RGB head
+    accuracy: list[float]  # share of the labelled pixels whose class is right; empty without a segmentation head
+
+    def describe(self, index: int) -> str:
+        values = [f"{self.psnr[index]:.2f} dB"] if self.psnr else []
+        values += [f"pixel accuracy {self.accuracy[index]:.4f}"] if self.accuracy else []
+        return f"{self.name}: {', '.join(values) or 'no picture head'}"
+
+
+def reconstruct(images: UInt8[np.ndarray, "b h w 3"], directory: Path, name: str) -> Result:
+    made = autoencoder.load(directory).reconstruct(images)
+    psnr, accuracy = [], []
+    if made.images is not None:
+        errors = (made.images / 127.5 - images / 127.5) ** 2
+        psnr = [metrics.psnr(float(error.mean())) for error in errors]
+    if made.classes is not None:
+        labels = palette.one_hot(images)
+        right = np.take_along_axis(labels, made.classes[..., None].astype(np.intp), -1)[..., 0]
+        accuracy = [float(hit.sum() / max(label.sum(), 1)) for hit, label in zip(right, labels, strict=True)]
+    return Result(name, made, psnr, accuracy)
+
+
+def draw(images: UInt8[np.ndarray, "b h w 3"], results: Sequence[Result], title: Sequence[str]) -> Image.Image:
+    """One row an image: the input, and of each checkpoint the reconstruction, the class map and the error."""
+    columns, captions = [images], ["input"]
+    for name, made, _, _ in results:
+        if made.images is not None:
+            columns.append(made.images)
+            captions.append(name)
+        if made.classes is not None:
+            columns.append(evaluate.color_classes(made.classes))
+            captions.append("class map")
+        if made.images is not None:
+            columns.append(_show_error(images, made.images))
+            captions.append(f"error x{_ERROR_GAIN}")
+    return evaluate.picture_grid(columns, captions, title)
+
+
+def _show_error(images: UInt8[np.ndarray, "b h w 3"], made: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:
+    """The mean absolute error over the three channels, black where there is none."""
+    error = np.abs(images.astype(np.float64) - made).mean(-1, keepdims=True) * _ERROR_GAIN
+    return np.repeat(error.clip(0, 255).astype(np.uint8), 3, -1)
+
+
+def load_image_size(directories: Sequence[Path], image_size: int | None) -> int:
+    """The pixels a side that every checkpoint is for; UserError where they differ."""
+    sizes = {directory: trained_run.load(directory, image_size).image_size for directory in directories}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{directory} {size}" for directory, size in sizes.items())
+        raise UserError(f"the checkpoints are for images of different sizes ({found}): give one --image_size")
+    return sizes[directories[0]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m imginav_jax.reconstruct", description="Draw what autoencoders make of pictures."
+    )
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an 8-bit RGB PNG")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, metavar="DIR", help="workdirs to compare")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the figure")
+    parser.add_argument("--image_size", type=int, help="pixels; default: the runs', 512 for imported checkpoints")
+    arguments = parser.parse_args()
+    out = arguments.out.expanduser()
+    log_to_stdout()
+    try:
+        pictures.check_figure_path(out, [".png"])
+        directories = [directory.expanduser() for directory in arguments.checkpoint]
+        size = load_image_size(directories, arguments.image_size)
+        paths = [path.expanduser() for path in arguments.images]
+        images = pictures.read_images(paths, size)
+        results = [reconstruct(images, directory, directory.resolve().name) for directory in directories]
+        lines = [f"{path.name}, {result.describe(i)}" for i, path in enumerate(paths) for result in results]
+        pictures.write_figure(out, draw(images, results, lines))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    for line in lines:
+        logger.info("%s", line)
+    logger.info("%s", out)
+
+
+if __name__ == "__main__":
+    main()
