@@ -52,3 +52,5 @@ if __name__ == "__main__":
         app.run(main, flags_parser=parse_flags)
     except Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
+    finally:
+        _STOP.ignore()

@@ -31,6 +31,15 @@ class Stop:
         """From now on signals are noticed; until `defer` they raise `Interrupted` at once."""
         for number in STOPPING:
             signal.signal(number, self._notice)
+        # multiprocessing's own helper: whoever needs it first would start it open to these signals, and its start
+        # lets INT and TERM through again, which would open the loader's workers to them.
+        with withheld():
+            resource_tracker.ensure_running()
+
+    def ignore(self) -> None:
+        """From now on signals change nothing, not even while the interpreter shuts down."""
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
 
     def defer(self) -> None:
         """From now on there is something to save: a signal is only remembered."""
@@ -65,7 +74,6 @@ class Stop:
 @contextlib.contextmanager
 def withheld() -> Iterator[None]:
     """Threads and processes started here never see the signals; this process sees them, at the latest at the end."""
-    resource_tracker.ensure_running()  # starting it later would let the signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield

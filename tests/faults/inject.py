@@ -120,3 +120,5 @@ if __name__ == "__main__":
         app.run(main.main, flags_parser=main.parse_flags)
     except main.Interrupted as interrupted:
         sys.exit(interrupted.exit_code)
+    finally:
+        main._STOP.ignore()

@@ -70,7 +70,7 @@ def test_at_any_moment(place, whole, counted, moments, tmp_path):
 def test_the_group_and_its_workers(place, counted, name):
     generator = random.Random(0)
     for _ in range(3):
-        process = place.start(data__num_workers=1, num_epochs=EPOCHS_TOO_MANY)
+        process = place.start(**FOR_EVER, data__num_workers=1)
         time.sleep(6 + 14 * generator.random())
         os.killpg(process.pid, getattr(signal, f"SIG{name}"))
         output, _ = process.communicate(timeout=120)
@@ -80,7 +80,7 @@ def test_the_group_and_its_workers(place, counted, name):
     counted(3)
 
 
-EPOCHS_TOO_MANY = 100_000
+FOR_EVER = {"num_epochs": 100_000, "early_stopping__patience": 100_000}
 
 
 def wait_for_the_end_of_group(group, seconds=10):
