@@ -1,9 +1,4 @@
-"""A trained autoencoder for code that comes after it.
-
-from imginav_jax import autoencoder
-model = autoencoder.load("experiments/phase1/phase1_2_AE_R1_ds3")
-latents = model.encode(images)
-"""
+"""A trained autoencoder for code that comes after it; README.md has an example."""
 
 import functools
 from collections.abc import Callable
@@ -19,6 +14,9 @@ from imginav_jax.errors import UserError
 from imginav_jax.latent_statistics import LatentStatistics
 from imginav_jax.model import AutoencoderConfig, Params
 from imginav_jax.steps import Reconstruction
+from imginav_jax.weights import Weights
+
+BATCH_SIZE = 4  # images a call of the device
 
 
 class Autoencoder:
@@ -26,14 +24,19 @@ class Autoencoder:
 
     Attributes:
       config: the architecture.
-      digest: of the weights; latents that are stored name it.
     """
 
-    def __init__(self, config: AutoencoderConfig, params: Params, batch_size: int, digest: str, statistics_path: Path):
-        self.config, self.digest = config, digest
-        self._params, self._batch_size, self._statistics_path = params, batch_size, statistics_path
-        self._encode = jax.jit(functools.partial(steps.encode, config=config))
-        self._decode = jax.jit(functools.partial(steps.decode, config=config))
+    def __init__(self, loaded: Weights, directory: Path, batch_size: int = BATCH_SIZE):
+        """Of weights that `weights.load` has read from `directory`; `load` does both."""
+        self.config: AutoencoderConfig = loaded.config
+        self._weights, self._directory, self._batch_size = loaded, directory, batch_size
+        self._encode = jax.jit(functools.partial(steps.encode, config=loaded.config))
+        self._decode = jax.jit(functools.partial(steps.decode, config=loaded.config))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the weights; latents that are stored name it."""
+        return weights.digest(self._weights.params)
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h/f w/f latent"]:
         """Latents, as they are: not normalised.
@@ -85,9 +88,8 @@ class Autoencoder:
         Raises:
           UserError: it has not, or they are of other weights.
         """
-        path = self._statistics_path
-        directory = path.parent.parent.parent
-        how = f"make them: python -m imginav_jax.encode {directory} --out LATENTS"
+        path = weights.step_folder(self._directory, self._weights.step) / latent_statistics.FILE_NAME
+        how = f"make them: python -m imginav_jax.encode {self._directory} --out LATENTS"
         if not path.exists():
             raise UserError(f"{path.parent} has no statistics of its latents; {how}")
         try:
@@ -112,7 +114,7 @@ class Autoencoder:
         for start in range(0, max(len(rows), 1), size):
             batch = rows[start : start + size]
             padding = np.zeros((size - len(batch), *rows.shape[1:]), rows.dtype)
-            running = function(self._params, np.concatenate([batch, padding]))
+            running = function(self._weights.params, np.concatenate([batch, padding]))
             if pending is not None:
                 results.append(jax.device_get(pending))
             pending = running
@@ -120,7 +122,7 @@ class Autoencoder:
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *results)
 
 
-def load(directory: str | Path, *, step: int | None = None, batch_size: int = 4) -> Autoencoder:
+def load(directory: str | Path, *, step: int | None = None, batch_size: int = BATCH_SIZE) -> Autoencoder:
     """The autoencoder of a run's workdir, or of what `import_torch` wrote.
 
     Args:
@@ -135,9 +137,7 @@ def load(directory: str | Path, *, step: int | None = None, batch_size: int = 4)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
     directory = Path(directory).expanduser()
-    loaded = weights.load(directory, step)
-    path = weights.step_folder(directory, loaded.step) / latent_statistics.FILE_NAME
-    return Autoencoder(loaded.config, loaded.params, batch_size, weights.digest(loaded.params), path)
+    return Autoencoder(weights.load(directory, step), directory, batch_size)
 
 
 def _is_divisible(sides: tuple[int, ...], factor: int) -> bool:

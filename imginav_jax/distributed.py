@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from imginav_jax.errors import UserError
 from imginav_jax.signals import Stop
 
-COORDINATOR = "IMGINAV_COORDINATOR"  # host:port of process 0
+_COORDINATOR = "IMGINAV_COORDINATOR"  # host:port of process 0
 _COUNT, _INDEX = "IMGINAV_PROCESSES", "IMGINAV_PROCESS"
 
 
@@ -20,7 +20,7 @@ def initialize(stop: Stop) -> None:
     Raises:
       UserError: the environment names a coordinator, but not which of how many processes this is.
     """
-    coordinator = os.environ.get(COORDINATOR)
+    coordinator = os.environ.get(_COORDINATOR)
     if not coordinator:
         return
     count, index = (os.environ.get(name, "") for name in (_COUNT, _INDEX))

@@ -31,9 +31,9 @@ class EarlyStopping:
         self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
         return True
 
-    def forget_best(self) -> None:
-        """The best weights are lost: the next epoch is the best again."""
-        self.best_loss, self.best_epoch, self.best_step = math.inf, 0, 0
+    def replace_best(self, loss: float = math.inf, epoch: int = 0, step: int = 0) -> None:
+        """The best weights are lost: these are the best now, or the next epoch's where none are given."""
+        self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
 
     def dump(self) -> dict[str, Any]:
         """What `load` takes back: all but the limits, which may change between two parts of a run."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imginav_jax import autoencoder, evaluate, pictures, trained_run
+from imginav_jax import evaluate, pictures, trained_run
 from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.errors import UserError
 from imginav_jax.progress import log_to_stdout, logger
@@ -46,10 +46,10 @@ def main() -> None:
         pictures.check_figure_path(out, [".png", ".gif"])
         if arguments.pictures < 2:
             raise UserError(f"--pictures is {arguments.pictures}, expected 2 or more")
-        size = trained_run.load(directory, arguments.image_size).image_size
-        images = pictures.read_images([path.expanduser() for path in arguments.images], size)
+        run = trained_run.load(directory, arguments.image_size)
+        images = pictures.read_images([path.expanduser() for path in arguments.images], run.image_size)
         shares = np.linspace(0, 1, arguments.pictures)
-        path = interpolate(autoencoder.load(directory), images, shares)
+        path = interpolate(run.autoencoder(), images, shares)
         if out.suffix.lower() == ".gif":
             pictures.write_animation(out, [*path, *path[-2:0:-1]], _FRAME_MILLISECONDS)
         else:

@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imginav_jax import autoencoder, evaluate, metrics, pictures, trained_run
+from imginav_jax import evaluate, metrics, pictures, trained_run
+from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.datasets import palette
 from imginav_jax.errors import UserError
 from imginav_jax.progress import log_to_stdout, logger
 from imginav_jax.steps import Reconstruction
+from imginav_jax.trained_run import TrainedRun
 
 _ERROR_GAIN = 4  # an error of 64 of 255 is white
 
@@ -33,8 +35,8 @@ class Result(NamedTuple):
         return f"{self.name}: {', '.join(values) or 'no picture head'}"
 
 
-def reconstruct(images: UInt8[np.ndarray, "b h w 3"], directory: Path, name: str) -> Result:
-    made = autoencoder.load(directory).reconstruct(images)
+def reconstruct(images: UInt8[np.ndarray, "b h w 3"], model: Autoencoder, name: str) -> Result:
+    made = model.reconstruct(images)
     psnr, accuracy = [], []
     if made.images is not None:
         errors = (made.images / 127.5 - images / 127.5) ** 2
@@ -68,13 +70,12 @@ def _show_error(images: UInt8[np.ndarray, "b h w 3"], made: UInt8[np.ndarray, "b
     return np.repeat(error.clip(0, 255).astype(np.uint8), 3, -1)
 
 
-def load_image_size(directories: Sequence[Path], image_size: int | None) -> int:
-    """The pixels a side that every checkpoint is for; UserError where they differ."""
-    sizes = {directory: trained_run.load(directory, image_size).image_size for directory in directories}
-    if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{directory} {size}" for directory, size in sizes.items())
+def common_image_size(runs: Sequence[TrainedRun]) -> int:
+    """The pixels a side that every run is for; UserError where they differ."""
+    if len({run.image_size for run in runs}) > 1:
+        found = ", ".join(f"{run.directory} {run.image_size}" for run in runs)
         raise UserError(f"the checkpoints are for images of different sizes ({found}): give one --image_size")
-    return sizes[directories[0]]
+    return runs[0].image_size
 
 
 def main() -> None:
@@ -90,11 +91,10 @@ def main() -> None:
     log_to_stdout()
     try:
         pictures.check_figure_path(out, [".png"])
-        directories = [directory.expanduser() for directory in arguments.checkpoint]
-        size = load_image_size(directories, arguments.image_size)
+        runs = [trained_run.load(each.expanduser(), arguments.image_size) for each in arguments.checkpoint]
         paths = [path.expanduser() for path in arguments.images]
-        images = pictures.read_images(paths, size)
-        results = [reconstruct(images, directory, directory.resolve().name) for directory in directories]
+        images = pictures.read_images(paths, common_image_size(runs))
+        results = [reconstruct(images, run.autoencoder(), run.directory.resolve().name) for run in runs]
         lines = [f"{path.name}, {result.describe(i)}" for i, path in enumerate(paths) for result in results]
         pictures.write_figure(out, draw(images, results, lines))
     except UserError as error:

@@ -195,9 +195,8 @@ def _choose_another_best(position: Position, stopping: EarlyStopping) -> None:
     """The best checkpoint is lost: the one that goes on is the best that is left, if it closed an epoch."""
     screen.say_best_lost(stopping.best_epoch)
     last = position.rows[-1]
-    stopping.forget_best()
-    if last["step"] == position.step:
-        stopping.best_loss, stopping.best_epoch, stopping.best_step = last["val_loss"], last["epoch"], last["step"]
+    closed_an_epoch = last["step"] == position.step
+    stopping.replace_best(*((last["val_loss"], last["epoch"], last["step"]) if closed_an_epoch else ()))
 
 
 def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> bool:

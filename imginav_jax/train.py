@@ -5,7 +5,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -262,7 +261,7 @@ def _finish(run: Run) -> None:
     _write_samples(run, best.params, "best")
     row = next(row for row in position.rows if row["epoch"] == stopping.best_epoch)
     stopped_early = position.epoch < run.config.num_epochs
-    summary: dict[str, Any] = {
+    summary = {
         "epochs": position.epoch,
         "stopped_early": stopped_early,
         "best_checkpoint": str((outputs.checkpoints / str(stopping.best_step)).absolute()),

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from imginav_jax import experiment, weights
+from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.datasets import preparation
 from imginav_jax.datasets.preparation import DataSpec, PreparedData
 from imginav_jax.errors import UserError
@@ -28,6 +29,9 @@ class TrainedRun:
     experiment: Experiment | None
     data: dict[str, Any]  # as the run described its data set; empty without one
     image_size: int  # pixels, height and width
+
+    def autoencoder(self) -> Autoencoder:
+        return Autoencoder(self.weights, self.directory)
 
     def prepare_data(self, manifest: str | None, root: str | None, cache_dir: str | None) -> PreparedData:
         """The run's data set, or that of another manifest; None leaves a value as the run had it.

@@ -10,7 +10,17 @@ from test_encode import complaint, run
 
 from configs.phase1_2 import get_config
 from conftest import TINY, random_layout
-from imginav_jax import autoencoder, interpolate, latent_colors, metrics, model, pictures, reconstruct, weights
+from imginav_jax import (
+    autoencoder,
+    interpolate,
+    latent_colors,
+    metrics,
+    model,
+    pictures,
+    reconstruct,
+    trained_run,
+    weights,
+)
 from imginav_jax.datasets import palette
 from imginav_jax.encode import encode
 from imginav_jax.errors import UserError
@@ -110,9 +120,10 @@ def test_an_image_of_another_size_or_mode_is_one_line(checkpoint, paths, tmp_pat
     weights.save(tmp_path / "run", TINY, weights.load(checkpoint).params, {})
     config = get_config("R1,quick")
     (tmp_path / "run" / "a_experiment.json").write_text(json.dumps({"config": config.to_dict(), "data": {}}))
+    directories = checkpoint, tmp_path / "run"
     with pytest.raises(UserError, match=r"images of different sizes .*tiny 512, .*run 128"):
-        reconstruct.load_image_size([checkpoint, tmp_path / "run"], None)
-    assert reconstruct.load_image_size([checkpoint, tmp_path / "run"], 64) == 64
+        reconstruct.common_image_size([trained_run.load(directory) for directory in directories])
+    assert reconstruct.common_image_size([trained_run.load(directory, 64) for directory in directories]) == 64
     assert not (tmp_path / "out.png").exists()
 
 
