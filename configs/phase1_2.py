@@ -2,14 +2,19 @@
 
     python -m imginav_jax.main --config=configs/phase1_2.py:R1 --config.data.manifest=/path/to/layouts.csv
 
-The argument is an experiment, and after a comma a preset:
+The argument is an experiment, and after commas what is to be changed in it:
 
-    R1   3 steps, 64x64 latent at 512x512,  8x compression,    786,143 parameters
-    R2   4 steps, 32x32 latent,            16x compression,  3,119,455 parameters
-    R3   5 steps, 16x16 latent,            32x compression, 12,406,367 parameters
+    R1   3 steps, 64x64x16 latent at 512x512,  8x compression,    786,143 parameters
+    R2   4 steps, 32x32x16 latent,            16x compression,  3,119,455 parameters
+    R3   5 steps, 16x16x16 latent,            32x compression, 12,406,367 parameters
+
+    V1   3 steps, 64x64x4 latent: with V2 (32x32x16, which is R2) and V3 (16x16x64) the matched-volume arm, whose
+    V2   latents all have 16,384 values; R1, R2 and R3 differ in that number as well as in the resolution
+    V3
 
     R1,quick   the same model on 128x128 synthetic layouts, small enough for two CPU cores; ends with a validation
                PSNR of 22.3 dB (R2,quick 20.5 dB, R3,quick 18.3 dB)
+    R1,seed=7  another seed of the initial weights and the shuffle, under a name of its own; the split stays the same
 
 What the original reached with 10 epochs and one seed, validation MSE: R1 0.000838, R2 0.001101, R3 0.002469.
 
@@ -20,28 +25,43 @@ from typing import Any
 
 from ml_collections import config_dict
 
-DOWNSAMPLING_STEPS = {"R1": 3, "R2": 4, "R3": 5}
-PRESETS = ("full", "quick")
-
 # Phase 1.1's winner.
 LATENT_CHANNELS = 16
 BASE_CHANNELS = 32
 
+# Downsampling steps and latent channels.
+EXPERIMENTS = {
+    "R1": (3, LATENT_CHANNELS),
+    "R2": (4, LATENT_CHANNELS),
+    "R3": (5, LATENT_CHANNELS),
+    "V1": (3, LATENT_CHANNELS // 4),
+    "V2": (4, LATENT_CHANNELS),
+    "V3": (5, LATENT_CHANNELS * 4),
+}
+
 
 def get_config(argument: str = "R1") -> Any:
-    """The config of "R1", "R2" or "R3", of "R1,quick" and so on; ValueError lists what there is."""
-    experiment, _, preset = argument.partition(",")
-    if experiment not in DOWNSAMPLING_STEPS:
-        raise ValueError(f'unknown experiment "{experiment}"; valid ones are {", ".join(DOWNSAMPLING_STEPS)}')
-    if (preset or "full") not in PRESETS:
-        raise ValueError(f'unknown preset "{preset}"; valid ones are {", ".join(PRESETS)}')
+    """The config of "R1", "R1,quick", "R1,seed=7", "R1,quick,seed=7" and so on; ValueError says what there is."""
+    experiment, *changes = argument.split(",")
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f'unknown experiment "{experiment}"; valid ones are {", ".join(EXPERIMENTS)}')
     config = _full(experiment)
-    return _quick(config) if preset == "quick" else config
+    for change in sorted(changes):  # the same name in any order
+        key, _, value = change.partition("=")
+        if change == "quick":
+            _make_quick(config)
+        elif key == "seed" and value.isdecimal():
+            config.seed = int(value)
+            config.name += f"_seed{config.seed}"
+        elif change != "full":
+            raise ValueError(f'unknown preset "{change}"; valid ones are full, quick, seed=NUMBER')
+    return config
 
 
 def _full(experiment: str) -> Any:
-    steps = DOWNSAMPLING_STEPS[experiment]
+    steps, latent_channels = EXPERIMENTS[experiment]
     config: Any = config_dict.ConfigDict()
+    config.experiment = experiment  # what the report calls it; runs of one experiment differ in the seed alone
     config.name = f"phase1_2_AE_{experiment}_ds{{downsampling_steps}}"  # of every output; {...} is a field of model
     config.phase_dir = "outputs/phase1_2_spatial_resolution"  # copies for the comparison of the runs
     config.seed = 42  # of the initial weights and the shuffle; below 2**32
@@ -52,7 +72,7 @@ def _full(experiment: str) -> Any:
     config.num_devices = 0  # to train on; 0: all there are
 
     config.model = config_dict.ConfigDict()
-    config.model.latent_channels = LATENT_CHANNELS
+    config.model.latent_channels = latent_channels
     config.model.base_channels = BASE_CHANNELS  # of the first stage, doubled by each step; a multiple of 16
     config.model.downsampling_steps = steps  # 1 to 7; each halves height and width
     config.model.remat = False  # recompute activations in the backward pass: less memory, more time
@@ -90,7 +110,7 @@ def _full(experiment: str) -> Any:
     return config
 
 
-def _quick(config: Any) -> Any:
+def _make_quick(config: Any) -> None:
     config.name += "_quick"
     config.batch_size = 2  # small: few images, but many steps
     config.num_epochs = 4
@@ -98,4 +118,3 @@ def _quick(config: Any) -> Any:
     config.data.synthetic_size = 300
     config.optimizer.learning_rate = 1e-3
     config.samples.every_epochs = 1
-    return config

@@ -54,8 +54,14 @@ def compile_steps(
         reconstruct=jax.jit(functools.partial(steps.reconstruct, config=config), out_shardings=replicated),
         abstract_state=abstract_state,
         seconds=time.monotonic() - start,
-        train_memory_mib=_peak_bytes(memory) / _MIB,
+        train_memory_mib=memory_mib(memory),
     )
+
+
+def describe_devices(mesh: Mesh) -> str:
+    """Their number and kind, "1 x NVIDIA L40S", by which speeds are told apart."""
+    devices = mesh.devices.flat
+    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -69,14 +75,10 @@ def peak_memory_mib(compiled: CompiledSteps, mesh: Mesh) -> float:
     return max(measured) / _MIB or compiled.train_memory_mib
 
 
-def _peak_bytes(memory: Any) -> int:
-    """Arguments, results and temporaries; donated arguments are counted once."""
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+def memory_mib(memory: Any) -> float:
+    """Arguments, results and temporaries of a compiled program's `memory_analysis`; donated arguments count once."""
+    needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return (needed - memory.alias_size_in_bytes) / _MIB
 
 
 def _abstract_batch(batch_size: int, image_size: int) -> Batch:

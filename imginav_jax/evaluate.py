@@ -19,6 +19,7 @@ from imginav_jax.steps import EvalMetrics, Losses
 _LINE_HEIGHT = 14  # pixels
 _GAP = 4  # pixels between pictures
 _OFF_PALETTE_COLOR = (0, 0, 0)
+ERROR_GAIN = 4  # an error of 64 of 255 is white
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,14 @@ def true_classes_in_color(images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndar
     """The ground truth of the segmentation; black where a pixel is off the palette and so has no class."""
     colors = np.array(_OFF_PALETTE_COLOR, np.uint8)
     return np.where(palette.on_palette(images)[..., None], images, colors)
+
+
+def show_error(
+    images: UInt8[np.ndarray, "b h w 3"], made: UInt8[np.ndarray, "b h w 3"]
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """The mean absolute error over the three channels, times ERROR_GAIN: black where there is none."""
+    error = np.abs(images.astype(np.float64) - made).mean(-1, keepdims=True) * ERROR_GAIN
+    return np.repeat(error.clip(0, 255).astype(np.uint8), 3, -1)
 
 
 def side_by_side(

@@ -46,6 +46,10 @@ class LayoutSource(Sequence[dict[str, Any]]):
     def layout_id(self, index: int) -> str:
         return self._records[index]["layout_id"].decode()
 
+    def scene_ids(self) -> list[str]:
+        """Of every row; reads them all."""
+        return [self._records[row]["scene_id"].decode() for row in self._rows]
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Training batches are full: what is left over at the end of an epoch's shuffle is not used in it."""

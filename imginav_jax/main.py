@@ -1,12 +1,13 @@
 """The command line: `python -m imginav_jax.main --config=configs/phase1_2.py:R1`."""
 
+import functools
 import logging
 import sys
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from imginav_jax import unknown_key
+from imginav_jax import command_line
 from imginav_jax.errors import RunError
 from imginav_jax.progress import log_to_stdout, logger
 from imginav_jax.signals import Interrupted, Stop
@@ -15,6 +16,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and exper
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default experiments/phase1/{name}")
 flags.mark_flag_as_required("config")
 _STOP = Stop()
+parse_flags = functools.partial(command_line.parse_flags, _CONFIG)
 
 
 def main(argv: list[str]) -> None:
@@ -32,18 +34,6 @@ def main(argv: list[str]) -> None:
         train.train(_CONFIG.value, _WORKDIR.value, _STOP)
     except RunError as error:
         sys.exit(f"error: {error}")
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, but every mistake is a line or two on stderr instead of a traceback."""
-    try:
-        rest = flags.FLAGS(argv)
-        _ = _CONFIG.value.name  # a config file that cannot be read is noticed at the first access only
-        return rest
-    except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-        # ml_collections wraps an error of get_config in its whole traceback; the last line is the message.
-        message = str(error).strip().splitlines()[-1].removeprefix("ValueError:").strip()
-        sys.exit(f"error: {unknown_key.explain(argv) or message}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ class Outputs:
             compare_fingerprints(place, read_json(path).get("fingerprint", {}), fingerprint)
 
     def open(self, description: dict[str, Any]) -> None:
-        """Makes the folders and leaves the description of the experiment in each."""
+        """Makes the folders and leaves the description of the experiment in each, and where the others are."""
+        places = {"workdir": str(self.workdir.absolute()), "phase_dir": str(self.phase_dir.absolute())}
+        description = {**places, **description}
         for folder in self.folders:
             try:
                 (folder / "samples").mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,6 @@ from imginav_jax.progress import log_to_stdout, logger
 from imginav_jax.steps import Reconstruction
 from imginav_jax.trained_run import TrainedRun
 
-_ERROR_GAIN = 4  # an error of 64 of 255 is white
-
 
 class Result(NamedTuple):
     """What one checkpoint makes of all images, and how well it does on each."""
@@ -59,15 +57,9 @@ def draw(images: UInt8[np.ndarray, "b h w 3"], results: Sequence[Result], title:
             columns.append(evaluate.color_classes(made.classes))
             captions.append("class map")
         if made.images is not None:
-            columns.append(_show_error(images, made.images))
-            captions.append(f"error x{_ERROR_GAIN}")
+            columns.append(evaluate.show_error(images, made.images))
+            captions.append(f"error x{evaluate.ERROR_GAIN}")
     return evaluate.picture_grid(columns, captions, title)
-
-
-def _show_error(images: UInt8[np.ndarray, "b h w 3"], made: UInt8[np.ndarray, "b h w 3"]) -> np.ndarray:
-    """The mean absolute error over the three channels, black where there is none."""
-    error = np.abs(images.astype(np.float64) - made).mean(-1, keepdims=True) * _ERROR_GAIN
-    return np.repeat(error.clip(0, 255).astype(np.uint8), 3, -1)
 
 
 def common_image_size(runs: Sequence[TrainedRun]) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from imginav_jax.compiled import describe_devices
 from imginav_jax.datasets.preparation import PreparedData
 from imginav_jax.early_stopping import EarlyStopping
 from imginav_jax.experiment import Experiment
@@ -37,8 +38,7 @@ def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int]
         _say("", f"weights from {config.init_from}, heads {', '.join(head.name for head in model.heads)}")
     pace = f"{config.batch_size} images a step, learning rate {config.optimizer.learning_rate:g}"
     _say("Training", f"{config.num_epochs} epochs of {steps_per_epoch(sizes[0], config.batch_size):,} steps, {pace}")
-    devices = mesh.devices.flat
-    _say("Devices", f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), {config.precision}")
+    _say("Devices", f"{describe_devices(mesh)} ({mesh.devices.flat[0].platform}), {config.precision}")
     _say("Outputs", f"{outputs.workdir} (tensorboard --logdir {outputs.workdir})")
     _say("", f"copies in {outputs.phase_dir}")
 

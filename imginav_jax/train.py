@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from imginav_jax import checkpoints, evaluate, input_pipeline, model, screen, weights
 from imginav_jax.batch import Batch
-from imginav_jax.compiled import batch_sharding, peak_memory_mib
+from imginav_jax.compiled import batch_sharding, describe_devices, peak_memory_mib
 from imginav_jax.datasets.layout_file import decode_layout
 from imginav_jax.errors import RunError
 from imginav_jax.evaluate import Evaluation
@@ -226,7 +226,7 @@ def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_s
     costs = EpochCosts(images_per_second, time.monotonic() - start, peak_memory_mib(run.compiled, run.mesh))
     row = make_row(position.epoch, position.step, means, evaluation, run.experiment.weights, costs)
     row |= {"skipped_steps": position.skipped, "learning_rate": config.optimizer.learning_rate}
-    row["data"] = run.records.data_kind
+    row |= {"device": describe_devices(run.mesh), "data": run.records.data_kind}
     if not math.isfinite(row["val_loss"]):
         layouts = [run.validation.layout_id(index) for index in evaluation.not_finite]
         _stop_at(run, position.epoch, f"the validation loss is {row['val_loss']}", layouts, evaluation.losses._asdict())

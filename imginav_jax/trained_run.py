@@ -48,6 +48,18 @@ class TrainedRun:
             )
         return prepared
 
+    def find_data(self) -> Path:
+        """The prepared data set that the run was trained on: what the cache has, or made anew from its manifest.
+
+        Raises:
+          UserError: there is none, or the manifest cannot be used or has changed.
+        """
+        if self.experiment is not None:
+            directory = preparation.prepared_directory(self.experiment.cache_dir, self.data["key"])
+            if directory.exists():
+                return directory
+        return self.prepare_data(None, None, None).directory
+
     def _spec(self, manifest: str | None, root: str | None) -> DataSpec:
         if self.experiment is None:
             if manifest is None:

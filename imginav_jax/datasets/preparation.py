@@ -85,10 +85,10 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
         layouts = _read_layouts(manifest, spec.image_size)
         fingerprint = _fingerprint(spec, layouts)
         key = _digest(fingerprint)
-        directory = _build_once(cache_dir / key, lambda folder: _build(spec, manifest, layouts, key, folder))
+        _build_once(cache_dir / key, lambda folder: _build(spec, manifest, layouts, key, folder))
     except OSError as error:
         raise UserError(f"cannot prepare the data set in {cache_dir} (data.cache_dir): {error}") from None
-    builder_dir = directory / "imginav_layouts" / imginav_layouts.VERSION
+    builder_dir = prepared_directory(cache_dir, key)
     facts = tfds.builder_from_directory(builder_dir).info.metadata
     return PreparedData(
         builder_dir,
@@ -100,6 +100,11 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
         manifest.skipped_without_path,
         dict(facts or {}),
     )
+
+
+def prepared_directory(cache_dir: Path, key: str) -> Path:
+    """Where a data set of this key is once it is prepared, for tfds.builder_from_directory."""
+    return cache_dir / key / "imginav_layouts" / imginav_layouts.VERSION
 
 
 def _draw_synthetic(spec: DataSpec, cache_dir: Path) -> Path:

@@ -1,8 +1,8 @@
 """A small diffusion model on encoded latents: `python -m imginav_jax.examples.latent_diffusion LATENTS --out PNG`.
 
-LATENTS is what `imginav_jax.encode` has made as ArrayRecord.  The model is a U-Net trained by flow matching (Lipman et
-al. 2023, with the straight paths of Liu et al. 2023): it shows that the latents are fit for use, and is no product.
-Of this project it needs the autoencoder alone, for `normalize`, `denormalize` and `decode_heads`.
+LATENTS is what `imginav_jax.encode` has made as ArrayRecord.  The model is the small U-Net of
+`imginav_jax.diffusion_unet`, trained by flow matching: it shows that the latents are fit for use, and is no product.
+Of the rest of this project it needs the autoencoder alone, for `normalize`, `denormalize` and `decode_heads`.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tensorflow_datasets as tfds
-from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from imginav_jax import evaluate, pictures
+from imginav_jax import diffusion_unet, evaluate, pictures
 from imginav_jax.datasets import palette
 from imginav_jax.decode import load_decoder
+from imginav_jax.diffusion_unet import Params
 from imginav_jax.errors import UserError
 from imginav_jax.latents import StoredLatents
 from imginav_jax.progress import Progress, log_to_stdout, logger
@@ -33,76 +33,6 @@ _BATCH_SIZE = 16
 _LEARNING_RATE = 1e-3  # at its peak
 _AVERAGE_DECAY = 0.995  # of the weights that draw the samples
 _SAMPLING_STEPS = 50
-_GROUPS = 8  # of the norms
-
-
-class Block(nnx.Module):
-    """Two convolutions with a residual connection; the time shifts and scales between them."""
-
-    def __init__(self, cin: int, cout: int, embedding: int, *, rngs: nnx.Rngs):
-        self.norm1 = nnx.GroupNorm(cin, _GROUPS, rngs=rngs)
-        self.conv1 = nnx.Conv(cin, cout, (3, 3), rngs=rngs)
-        self.time = nnx.Linear(embedding, 2 * cout, rngs=rngs)
-        self.norm2 = nnx.GroupNorm(cout, _GROUPS, rngs=rngs)
-        self.conv2 = nnx.Conv(cout, cout, (3, 3), kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.skip = nnx.Conv(cin, cout, (1, 1), rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b h w cin"], time: Float[Array, "b e"]) -> Float[Array, "b h w cout"]:
-        y = self.conv1(jax.nn.silu(self.norm1(x)))
-        scale, shift = jnp.split(self.time(time)[:, None, None, :], 2, -1)
-        y = self.conv2(jax.nn.silu(self.norm2(y) * (1 + scale) + shift))
-        return self.skip(x) + y
-
-
-class Attention(nnx.Module):
-    """Self-attention over all cells, with a residual connection."""
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.norm = nnx.GroupNorm(channels, _GROUPS, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(4, channels, decode=False, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, h, w, c = x.shape
-        return x + self.attention(self.norm(x).reshape(b, h * w, c)).reshape(b, h, w, c)
-
-
-class UNet(nnx.Module):
-    """The velocity on the path from latents (time 0) to noise (time 1); it halves the latents' size twice."""
-
-    def __init__(self, latent_shape: Sequence[int], width: int = 64, *, rngs: nnx.Rngs):
-        height, across, channels = latent_shape
-        wide, self.frequencies = 2 * width, width // 2
-        self.time = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.place = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, height, across, width)))
-        self.inward = nnx.Conv(channels, width, (3, 3), rngs=rngs)
-        block = functools.partial(Block, embedding=4 * width, rngs=rngs)
-        self.down = nnx.List([block(width, width), block(width, wide), block(wide, wide)])
-        self.middle = Attention(wide, rngs=rngs)
-        self.up = nnx.List([block(wide + wide, wide), block(wide + wide, wide), block(wide + width, width)])
-        self.norm = nnx.GroupNorm(width, _GROUPS, rngs=rngs)
-        self.outward = nnx.Conv(width, channels, (3, 3), kernel_init=nnx.initializers.zeros, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b h w c"], time: Float[Array, " b"]) -> Float[Array, "b h w c"]:
-        angles = time[:, None] * jnp.exp(jnp.linspace(0, np.log(1000), self.frequencies))[None, :]
-        embedded = jax.nn.silu(self.time(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)))
-        x = self.inward(x) + self.place[...]
-        kept = []
-        for level, block in enumerate(self.down):
-            x = block(x, embedded) if level == 0 else block(_halve(x), embedded)
-            kept.append(x)
-        x = self.middle(x)
-        for level, block in enumerate(self.up):
-            x = block(jnp.concatenate([x if level == 0 else _double(x), kept.pop()], -1), embedded)
-        return self.outward(jax.nn.silu(self.norm(x)))
-
-
-def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
-
-
-def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
-    return x.repeat(2, 1).repeat(2, 2)
 
 
 def read_latents(directory: Path) -> Float[np.ndarray, "n h w c"]:
@@ -112,18 +42,14 @@ def read_latents(directory: Path) -> Float[np.ndarray, "n h w c"]:
     return np.stack([source[index]["latent"] for index in range(len(source))]).astype(np.float32)
 
 
-def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> tuple[nnx.GraphDef[UNet], nnx.State]:
-    """A U-Net and the running average of its weights, from normalised latents."""
-    graph, params = nnx.split(UNet(latents.shape[1:], rngs=nnx.Rngs(params=seed)))
+def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> Params:
+    """The running average of a U-Net's weights, from normalised latents."""
+    params = diffusion_unet.init_unet(latents.shape[1:], jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(0, _LEARNING_RATE, min(100, num_steps // 10), num_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
-    def loss_fn(params: nnx.State, x: Array, key: Array) -> Array:
-        key_time, key_noise = jax.random.split(key)
-        time = jax.nn.sigmoid(jax.random.normal(key_time, x.shape[:1]))  # mostly in the middle, where it is hard
-        noise = jax.random.normal(key_noise, x.shape)
-        at, model = time[:, None, None, None], nnx.merge(graph, params)
-        return jnp.square(model((1 - at) * x + at * noise, time) - (noise - x)).mean()
+    def loss_fn(params: Params, x: Array, key: Array) -> Array:
+        return diffusion_unet.flow_matching_loss(functools.partial(diffusion_unet.velocity, params), x, key)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(params: Any, average: Any, state: Any, x: Array, key: Array) -> tuple[Any, Any, Any, Array]:
@@ -142,17 +68,15 @@ def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> t
             recent = 0.98 * recent + 0.02 * float(loss) if number else float(loss)
             progress.advance(1, f"loss {recent:.4f}")
     logger.info("Loss %.4f, averaged over the last steps", recent)
-    return graph, average
+    return average
 
 
-def sample(
-    graph: nnx.GraphDef[UNet], params: nnx.State, shape: Sequence[int], seed: int
-) -> Float[np.ndarray, "n h w c"]:
+def sample(params: Params, shape: Sequence[int], seed: int) -> Float[np.ndarray, "n h w c"]:
     """Normalised latents: Heun's method from noise back to time 0."""
 
     @jax.jit
     def step(x: Array, start: Array, stop: Array) -> Array:
-        model, ones = nnx.merge(graph, params), jnp.ones(x.shape[0])
+        model, ones = functools.partial(diffusion_unet.velocity, params), jnp.ones(x.shape[0])
         first = model(x, start * ones)
         second = model(x + (stop - start) * first, stop * ones)
         return x + (stop - start) * (first + second) / 2
@@ -180,8 +104,8 @@ def run(directory: Path, out: Path, checkpoint: Path | None, num_steps: int, cou
         raise UserError(f"{directory} holds latents of {height}x{width} cells, expected multiples of 4")
     autoencoder = load_decoder(stored, checkpoint)
     latents = read_latents(directory)
-    graph, params = train(autoencoder.normalize(latents), num_steps, seed)
-    drawn = sample(graph, params, (count, *latents.shape[1:]), seed)
+    params = train(autoencoder.normalize(latents), num_steps, seed)
+    drawn = sample(params, (count, *latents.shape[1:]), seed)
     made, known = (autoencoder.decode_heads(each) for each in (autoencoder.denormalize(drawn), latents[:count]))
     if made.images is None or known.images is None:
         raise UserError(f"{stored.description.checkpoint} has no RGB head")

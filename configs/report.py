@@ -1,0 +1,54 @@
+"""What the report of Phase 1.2 measures, and the rule by which it chooses a latent resolution.
+
+    python -m imginav_jax.report outputs/phase1_2_spatial_resolution --config configs/report.py
+
+Detail metrics are shares between 0 and 1, higher is better; a fall is the finest resolution's value less another's.
+The rule, applied to the runs of one arm (R1, R2, R3, or V1, V2, V3):
+
+1. The finest latent (64x64 at 512x512) is preferred: a ControlNet places what it draws by the latent's cells.
+2. The latent of half its resolution (32x32) may take its place if the weighted mean of the detail metrics falls by no
+   more than `margin`; a coarser one (16x16) only if no single detail metric falls by more than that.
+3. Of those that may, the cheapest one wins: by a training step of a diffusion model with ControlNet where a benchmark
+   has measured it, else by the number of the latent's cells.
+4. A fall counts as within the margin, or as beyond it, if its whole confidence interval is.  The outcome is "undecided"
+   where an interval holds the margin and the answer hangs on it, where no metric tells the runs apart, and where a run
+   is missing or has not finished.
+"""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+
+def get_config() -> Any:
+    config: Any = config_dict.ConfigDict()
+
+    config.decision = config_dict.ConfigDict()
+    config.decision.arms = ("R1", "R2", "R3"), ("V1", "V2", "V3")  # a decision each; the first one's winner goes on
+    config.decision.stand_ins = config_dict.ConfigDict({"V2": "R2"})  # the same architecture, where V2 has no run
+    config.decision.margin = 0.02  # of a share: 0.02 is two percentage points
+    config.decision.output = "rgb"  # what is judged: rgb (snapped to the palette) or segmentation (the head's classes)
+    config.decision.weights = config_dict.ConfigDict()  # of the detail metrics, in the weighted mean
+    config.decision.weights.mean_iou = 1.0
+    config.decision.weights.boundary_f_1 = 1.0
+    config.decision.weights.boundary_f_2 = 1.0
+    config.decision.weights.boundary_iou_2 = 1.0
+    config.decision.weights.wall_recall = 1.0
+    config.decision.weights.wall_cldice = 1.0
+    config.decision.weights.small_object_recall = 1.0
+    config.decision.weights.probe_mean_iou = 1.0
+
+    config.bootstrap = config_dict.ConfigDict()
+    config.bootstrap.samples = 2000
+    config.bootstrap.confidence = 0.95  # of the intervals, in (0, 1)
+    config.bootstrap.seed = 0
+    config.bootstrap.min_scenes = 10  # in the validation split, for an interval that a decision may rest on
+
+    config.probe = config_dict.ConfigDict()  # the linear probe from latents to classes
+    config.probe.layouts = 1000  # training layouts that it learns from, at most
+    config.probe.steps = 500  # of Adam
+    config.probe.batch_size = 4  # layouts
+    config.probe.penalty = 1e-3  # of the squared weights on whitened latents, a pixel of the cell
+    config.probe.learning_rate = 0.05  # at the start; falls to 0 along a cosine
+    config.probe.seed = 0  # of the batches
+    return config

@@ -1,0 +1,216 @@
+"""A small U-Net for diffusion in a latent space, and a ControlNet that steers it, in flax.nnx behind pure functions.
+
+The functions take nested dicts of arrays (`Params`); nothing outside this module needs to know flax.  The U-Net is
+trained by flow matching (Lipman et al. 2023, arXiv:2210.02747), on the straight paths of Liu et al. 2023
+(arXiv:2209.03003).  The ControlNet is that of Zhang et al. 2023 (arXiv:2302.05543).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+_WIDTH = 64  # channels at the latents' own size
+_WIDE = 2 * _WIDTH  # and below
+_EMBEDDING = 4 * _WIDTH  # of the time
+_GROUPS = 8  # of the norms
+_MOST_HALVINGS = 2
+
+Params = dict[str, Any]
+Shape = tuple[int, int, int]  # height, width and channels of a latent
+Velocity = Callable[[Array, Array], Array]  # (latents, times) to velocities
+
+
+class Features(NamedTuple):
+    """What the inward half makes of latents, or what a ControlNet adds to it."""
+
+    skips: tuple[Float[Array, "b _ _ _"], ...]  # a level, outermost first
+    middle: Float[Array, "b _ _ c"]
+
+
+class Block(nnx.Module):
+    """Two convolutions with a residual connection; the time shifts and scales between them."""
+
+    def __init__(self, cin: int, cout: int, *, dtype: Any, rngs: nnx.Rngs):
+        conv, zeros = functools.partial(nnx.Conv, dtype=dtype, rngs=rngs), nnx.initializers.zeros
+        self.norm1 = nnx.GroupNorm(cin, _GROUPS, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(cin, cout, (3, 3))
+        self.time = nnx.Linear(_EMBEDDING, 2 * cout, dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.GroupNorm(cout, _GROUPS, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(cout, cout, (3, 3), kernel_init=zeros)
+        self.skip = conv(cin, cout, (1, 1))
+
+    def __call__(self, x: Float[Array, "b h w cin"], time: Float[Array, "b e"]) -> Float[Array, "b h w cout"]:
+        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        scale, shift = jnp.split(self.time(time)[:, None, None, :], 2, -1)
+        y = self.conv2(jax.nn.silu(self.norm2(y) * (1 + scale) + shift))
+        return self.skip(x) + y
+
+
+class Attention(nnx.Module):
+    """Self-attention over all cells, with a residual connection."""
+
+    def __init__(self, channels: int, *, dtype: Any, rngs: nnx.Rngs):
+        self.norm = nnx.GroupNorm(channels, _GROUPS, dtype=dtype, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(4, channels, dtype=dtype, decode=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        return x + self.attention(self.norm(x).reshape(b, h * w, c)).reshape(b, h, w, c)
+
+
+class Encoder(nnx.Module):
+    """The U-Net's inward half and its middle; it halves height and width twice, less often where they become odd."""
+
+    def __init__(self, latent_shape: Sequence[int], *, dtype: Any, rngs: nnx.Rngs):
+        height, across, channels = latent_shape
+        self.dtype = dtype
+        self.halvings = sum(height % 2**n == across % 2**n == 0 for n in range(1, _MOST_HALVINGS + 1))
+        self.time = nnx.Linear(_WIDTH, _EMBEDDING, dtype=dtype, rngs=rngs)
+        self.place = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, height, across, _WIDTH)))
+        self.inward = nnx.Conv(channels, _WIDTH, (3, 3), dtype=dtype, rngs=rngs)
+        block = functools.partial(Block, dtype=dtype, rngs=rngs)
+        self.down = nnx.List([block(_WIDTH, _WIDTH), block(_WIDTH, _WIDE), block(_WIDE, _WIDE)])
+        self.middle = Attention(_WIDE, dtype=dtype, rngs=rngs)
+
+    def embed(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
+        angles = time[:, None] * jnp.exp(jnp.linspace(0, np.log(1000), _WIDTH // 2))[None, :]
+        return jax.nn.silu(self.time(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)))
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedded: Float[Array, "b e"], hint: Float[Array, "b h w width"] | None = None
+    ) -> Features:
+        """`hint` is added to what the first convolution makes of `x`."""
+        x = self.inward(x) + self.place[...].astype(self.dtype)
+        x = x if hint is None else x + hint
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(_halve(x) if 0 < level <= self.halvings else x, embedded)
+            skips.append(x)
+        return Features(tuple(skips), self.middle(x))
+
+
+class UNet(nnx.Module):
+    """The velocity on the path from latents (time 0) to noise (time 1)."""
+
+    def __init__(self, latent_shape: Sequence[int], *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = Encoder(latent_shape, dtype=dtype, rngs=rngs)
+        block = functools.partial(Block, dtype=dtype, rngs=rngs)
+        self.up = nnx.List([block(2 * _WIDE, _WIDE), block(2 * _WIDE, _WIDE), block(_WIDE + _WIDTH, _WIDTH)])
+        self.norm = nnx.GroupNorm(_WIDTH, _GROUPS, dtype=dtype, rngs=rngs)
+        zeros = nnx.initializers.zeros
+        self.outward = nnx.Conv(_WIDTH, latent_shape[-1], (3, 3), kernel_init=zeros, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, " b"], control: Features | None = None
+    ) -> Float[Array, "b h w c"]:
+        embedded = self.encoder.embed(time)
+        features = self.encoder(x, embedded)
+        skips, x = features if control is None else jax.tree.map(jnp.add, features, control)
+        for level, block in zip((2, 1, 0), self.up, strict=True):
+            x = _double(x) if level < self.encoder.halvings else x
+            x = block(jnp.concatenate([x, skips[level]], -1), embedded)
+        return self.outward(jax.nn.silu(self.norm(x))).astype(jnp.float32)
+
+
+class ControlNet(nnx.Module):
+    """What a condition adds to a U-Net's features: an inward half of its own, closed off by convolutions of zeros."""
+
+    def __init__(
+        self, latent_shape: Sequence[int], condition_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs
+    ):
+        zero_conv = functools.partial(
+            nnx.Conv, kernel_size=(1, 1), kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs
+        )
+        self.encoder = Encoder(latent_shape, dtype=dtype, rngs=rngs)
+        self.condition = zero_conv(condition_channels, _WIDTH)
+        self.skips = nnx.List([zero_conv(channels, channels) for channels in (_WIDTH, _WIDE, _WIDE)])
+        self.middle = zero_conv(_WIDE, _WIDE)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, " b"], condition: Float[Array, "b h w k"]
+    ) -> Features:
+        features = self.encoder(x, self.encoder.embed(time), self.condition(condition))
+        skips = tuple(conv(skip) for conv, skip in zip(self.skips, features.skips, strict=True))
+        return Features(skips, self.middle(features.middle))
+
+
+def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+    return x.repeat(2, 1).repeat(2, 2)
+
+
+@functools.cache
+def _unet_graph(latent_shape: Shape, dtype: str) -> nnx.GraphDef[UNet]:
+    return nnx.split(nnx.eval_shape(lambda: UNet(latent_shape, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))))[0]
+
+
+@functools.cache
+def _controlnet_structure(
+    latent_shape: Shape, condition_channels: int, dtype: str
+) -> tuple[nnx.GraphDef[ControlNet], nnx.State]:
+    """What the modules are, and the shapes of their parameters."""
+
+    def create() -> ControlNet:
+        return ControlNet(latent_shape, condition_channels, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+
+    return nnx.split(nnx.eval_shape(create))
+
+
+def init_unet(latent_shape: Sequence[int], key: Array) -> Params:
+    """Fresh float32 parameters, for latents of this height, width and channels."""
+    return nnx.to_pure_dict(nnx.state(UNet(latent_shape, rngs=nnx.Rngs(params=key)), nnx.Param))
+
+
+def init_controlnet(unet: Params, latent_shape: Shape, condition_channels: int) -> Params:
+    """A copy of the U-Net's inward half, and zeros: at first a ControlNet adds nothing."""
+    abstract = nnx.to_pure_dict(_controlnet_structure(latent_shape, condition_channels, "float32")[1])
+    copied = jax.tree.map(jnp.copy, unet["encoder"])
+    zeros = {name: part for name, part in abstract.items() if name != "encoder"}
+    return {"encoder": copied, **jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zeros)}
+
+
+def velocity(
+    unet: Params, latents: Float[Array, "b h w c"], times: Float[Array, " b"], *, dtype: str = "float32"
+) -> Float[Array, "b h w c"]:
+    """The U-Net's velocity at `times` in [0, 1], float32; convolutions and attention run in `dtype`."""
+    _, height, width, channels = latents.shape
+    return nnx.merge(_unet_graph((height, width, channels), dtype), nnx.State(unet))(latents, times)
+
+
+def controlled_velocity(
+    unet: Params,
+    controlnet: Params,
+    latents: Float[Array, "b h w c"],
+    times: Float[Array, " b"],
+    condition: Float[Array, "b h w k"],
+    *,
+    dtype: str = "float32",
+) -> Float[Array, "b h w c"]:
+    """`velocity` with the ControlNet's features added to the U-Net's skip connections and middle."""
+    _, height, width, channels = latents.shape
+    shape = height, width, channels
+    steer = nnx.merge(_controlnet_structure(shape, condition.shape[-1], dtype)[0], nnx.State(controlnet))
+    return nnx.merge(_unet_graph(shape, dtype), nnx.State(unet))(latents, times, steer(latents, times, condition))
+
+
+def flow_matching_loss(predict: Velocity, latents: Float[Array, "b h w c"], key: Array) -> Float[Array, ""]:
+    """The mean squared error of the velocity, noise minus latents, at a random time of each straight path.
+
+    Times follow the logit-normal distribution of Esser et al. 2024 (arXiv:2403.03206): mostly in the middle, where it
+    is hard.
+    """
+    key_time, key_noise = jax.random.split(key)
+    time = jax.nn.sigmoid(jax.random.normal(key_time, latents.shape[:1]))
+    noise = jax.random.normal(key_noise, latents.shape)
+    at = time[:, None, None, None]
+    return jnp.square(predict((1 - at) * latents + at * noise, time) - (noise - latents)).mean()

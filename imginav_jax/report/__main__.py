@@ -1,0 +1,62 @@
+"""From finished runs to a decision: `python -m imginav_jax.report outputs/phase1_2_spatial_resolution`."""
+
+import argparse
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from imginav_jax.errors import UserError
+from imginav_jax.progress import log_to_stdout, logger
+
+_CONFIG = Path(__file__).resolve().parent.parent.parent / "configs" / "report.py"
+_NARROWEST = 140  # columns of the table where there is no terminal
+
+
+def load_config(path: Path) -> Any:
+    """UserError where the file cannot be used."""
+    try:
+        return runpy.run_path(str(path))["get_config"]()
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # whatever a person has written there
+        raise UserError(f"--config {path} cannot be used: {type(error).__name__}: {error}") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m imginav_jax.report", description="Compare the runs of Phase 1.2 and choose a latent resolution."
+    )
+    parser.add_argument("paths", type=Path, nargs="+", metavar="DIR", help="a phase folder, or workdirs")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: report/ in the phase folder")
+    parser.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE", help="default: configs/report.py")
+    parser.add_argument("--write-next-config", type=Path, metavar="FILE", help="start Phase 1.3 from the winner")
+    arguments = parser.parse_args()
+    log_to_stdout()
+    try:
+        config = load_config(arguments.config.expanduser())
+        # Imported here: a mistake in the flags is answered at once, and the processes that count start light.
+        from imginav_jax.report import build, next_config, tables
+
+        paths = [path.expanduser() for path in arguments.paths]
+        report, out = build.build(paths, arguments.out and arguments.out.expanduser(), config)
+        width = max(shutil.get_terminal_size().columns, _NARROWEST)
+        logger.info("\n%s\n", tables.draw_terminal(report.results, report.confidence, width))
+        for arm, decision in report.decisions.items():
+            logger.info("%-14s %s", arm, decision.sentence)
+        logger.info("%-14s %s", "Report", out / "index.html")
+        if arguments.write_next_config is not None:
+            path, winner = arguments.write_next_config.expanduser(), report.winner()
+            if winner is None:
+                raise UserError(f"--write-next-config {path} is not written: no resolution has won")
+            next_config.write(path, winner, report.first_decision.sentence)
+            logger.info("%-14s %s", "Next config", path)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if report.found.unusable:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

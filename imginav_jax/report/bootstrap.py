@@ -1,0 +1,97 @@
+"""How sure a metric is: paired bootstrap over scenes, and over seeds where a run was repeated."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from imginav_jax.report.counts import Counts
+
+_AT_ONCE = 250  # resampled data sets whose sums are in memory
+
+
+class Estimate(NamedTuple):
+    """A metric's value and what it is on resampled data sets; those of two estimates belong together, one by one."""
+
+    value: float
+    samples: Float[np.ndarray, " samples"]
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """The percentile interval (Efron 1979, doi:10.1214/aos/1176344552); NaN where no sample is a number."""
+        valid = self.samples[~np.isnan(self.samples)]
+        if not len(valid):
+            return np.nan, np.nan
+        low, high = np.quantile(valid, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return float(low), float(high)
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The paired difference: what both have in common, hard scenes say, cancels."""
+        return Estimate(self.value - other.value, self.samples - other.samples)
+
+
+class Resampling:
+    """Data sets drawn from one with replacement, scene by scene, since layouts of a scene are alike.
+
+    Everything that it estimates is estimated on the same draws, so differences are paired.
+    """
+
+    def __init__(self, scenes: Sequence[str], samples: int, seed: int):
+        """`scenes`: the scene of each layout."""
+        _, self._scene_of_layout = np.unique(np.asarray(scenes), return_inverse=True)
+        self._num_scenes = int(self._scene_of_layout.max()) + 1
+        self._rng = np.random.default_rng(seed)
+        drawn = self._rng.integers(0, self._num_scenes, (samples, self._num_scenes))
+        self._times: Int[np.ndarray, "samples scenes"] = np.stack(
+            [np.bincount(row, minlength=self._num_scenes) for row in drawn]
+        )
+
+    @property
+    def num_scenes(self) -> int:
+        return self._num_scenes
+
+    def draw_runs(self, count: int) -> Int[np.ndarray, "samples count"]:
+        """Which of `count` repeated runs each sample takes; to be shared by all metrics of the runs."""
+        return self._rng.integers(0, count, (len(self._times), count))
+
+    def estimate(
+        self,
+        runs: Sequence[Counts],
+        metrics: Mapping[str, Callable[[Counts], Float[np.ndarray, " *batch"]]],
+        drawn_runs: Int[np.ndarray, "samples runs"],
+    ) -> dict[str, Estimate]:
+        """Each metric's mean over the runs.
+
+        Args:
+          runs: the counts of each repeated run, a layout a row, in the order of `scenes`.
+          metrics: from summed counts, any leading axes, to values.
+          drawn_runs: of `draw_runs`.
+        """
+        values = [{name: metric(_sum(counts)) for name, metric in metrics.items()} for counts in runs]
+        samples = [self._resample(counts, metrics) for counts in runs]
+        found = {}
+        for name in metrics:
+            by_run = np.stack([each[name] for each in samples])
+            chosen = np.take_along_axis(by_run, drawn_runs.T, 0)
+            found[name] = Estimate(float(np.mean([each[name] for each in values])), chosen.mean(0))
+        return found
+
+    def _resample(
+        self, counts: Counts, metrics: Mapping[str, Callable[[Counts], Float[np.ndarray, " *batch"]]]
+    ) -> dict[str, Float[np.ndarray, " samples"]]:
+        by_scene = {name: self._sum_by_scene(values) for name, values in counts.items()}
+        parts: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(self._times), _AT_ONCE):
+            times = self._times[start : start + _AT_ONCE].astype(np.float64)
+            drawn = {name: np.tensordot(times, values, 1) for name, values in by_scene.items()}
+            parts.append({name: metric(drawn) for name, metric in metrics.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in metrics}
+
+    def _sum_by_scene(self, values: Float[np.ndarray, "layouts ..."]) -> Float[np.ndarray, "scenes ..."]:
+        sums = np.zeros((self._num_scenes, *values.shape[1:]))
+        np.add.at(sums, self._scene_of_layout, values)
+        return sums
+
+
+def _sum(counts: Counts) -> dict[str, np.ndarray]:
+    return {name: values.sum(0) for name, values in counts.items()}

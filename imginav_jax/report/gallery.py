@@ -1,0 +1,93 @@
+"""Every figure of the report, with what it shows: charts by matplotlib and pictures of layouts."""
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from imginav_jax.evaluate import spread_indices
+from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.report import figures, samples
+from imginav_jax.report.metric_table import METRICS
+from imginav_jax.report.results import Report
+from imginav_jax.report.subjects import Model
+
+_LAYOUTS_SHOWN = 4
+_CHARTED = (
+    *("psnr", "ssim", "mean_iou", "palette_fidelity", "boundary_f_1", "boundary_f_2", "boundary_f_4"),
+    *("boundary_iou_2", "boundary_iou_4", "wall_recall", "wall_precision", "wall_cldice"),
+    *("small_object_recall", "wall_components_error", "wall_holes_error", "wall_boundary_f_1"),
+)
+_EXTREMES = (
+    *("psnr", "ssim", "mean_iou", "boundary_f_1", "boundary_f_2", "boundary_iou_2"),
+    *("wall_recall", "wall_cldice", "small_object_recall", "wall_holes_error"),
+)
+
+
+class Picture(NamedTuple):
+    """One figure, as PNG."""
+
+    file_name: str
+    section: str  # of the page
+    caption: str
+    png: bytes
+
+
+def draw(report: Report, models: Mapping[str, Model], validation: LayoutSource) -> list[Picture]:
+    """In the order in which the page shows them; `models` by run's name."""
+    return [*_charts(report), *_layouts(report, models, validation)]
+
+
+def _charts(report: Report) -> Iterator[Picture]:
+    results, groups, confidence = report.results, report.found.groups, report.confidence
+    size = groups[0].runs[0].trained.image_size
+    yield _chart(
+        "detail", "Spatial detail", figures.draw_detail(results, _CHARTED, confidence),
+        f"Every metric with its {confidence:.0%} interval; circles: RGB output snapped to the palette, squares: "
+        "segmentation head, gray: without training for that resolution.",
+    )  # fmt: skip
+    yield _chart("classes", "Spatial detail", figures.draw_classes(results), "Intersection over union of every class.")
+    yield _chart(
+        "bands", "Spatial detail", figures.draw_bands(results),
+        "Where the error of the RGB output lies in spatial frequency: coloured runs, dotted yardsticks.",
+    )  # fmt: skip
+    yield _chart(
+        "quality_latent", "Resolution or volume", figures.draw_quality_against_latent(results, size, confidence),
+        "Quality against the number of values in the latent: what R1, R2 and R3 vary together with the resolution.",
+    )  # fmt: skip
+    for number, benchmark in enumerate(report.benchmarks):
+        if benchmark.image_size == size:
+            yield _chart(
+                f"quality_cost_{number + 1}", "Cost",
+                figures.draw_quality_against_cost(results, benchmark, "boundary_f_1", confidence),
+                f"Quality against the time of a diffusion model's training step, on {benchmark.device_kind}.",
+            )  # fmt: skip
+    yield _chart("curves", "Training", figures.draw_curves(groups), "Loss and metrics by epoch, a line a run.")
+
+
+def _chart(name: str, section: str, figure: Figure, caption: str) -> Picture:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes whatever the version
+    return Picture(f"{name}.png", section, caption, content.getvalue())
+
+
+def _layouts(report: Report, models: Mapping[str, Model], validation: LayoutSource) -> Iterator[Picture]:
+    groups = report.found.groups
+    reconstruct = {group.label: models[group.runs[0].name].reconstruct for group in groups}
+    for index in spread_indices(len(validation), _LAYOUTS_SHOWN):
+        picture = samples.draw_layout(index, reconstruct, validation)
+        yield _photo(f"layout_{index:06d}", "The same layouts", f"Layout {validation.layout_id(index)}.", picture)
+    results = [result for result in report.results if result.kind == "run"]
+    for metric in _EXTREMES:
+        picture = samples.draw_extremes(results, metric, reconstruct, validation)
+        if picture is not None:
+            caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
+            yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture)
+
+
+def _photo(name: str, section: str, caption: str, picture: Image.Image) -> Picture:
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return Picture(f"{name}.png", section, caption, content.getvalue())

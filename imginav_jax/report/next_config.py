@@ -1,0 +1,55 @@
+"""The starting config of Phase 1.3, the VAE test: the winner's architecture and its weights."""
+
+from pathlib import Path
+
+from imginav_jax import atomic, weights
+from imginav_jax.errors import UserError
+from imginav_jax.report.runs import Run
+
+_TEMPLATE = '''"""Phase 1.3, the VAE test: it starts from the autoencoder that Phase 1.2 has chosen, {name}.
+
+Written by `python -m imginav_jax.report --write-next-config`.  {sentence}
+"""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+
+def get_config() -> Any:
+    config: Any = config_dict.ConfigDict()
+    config.name = "phase1_3_VAE"
+    config.seed = {seed}
+
+    config.model = config_dict.ConfigDict()
+    config.model.latent_channels = {latent_channels}
+    config.model.base_channels = {base_channels}
+    config.model.downsampling_steps = {downsampling_steps}
+
+    config.init_from = {directory!r}  # the workdir whose best weights have won
+    config.init_step = {step}  # of its checkpoint
+    config.init_sha256 = {digest!r}  # of those weights: names, shapes and values
+    return config
+'''
+
+
+def write(path: Path, winner: Run, sentence: str) -> None:
+    """Writes the config, replacing the file in one step; UserError where it cannot be written."""
+    trained = winner.trained
+    config = trained.weights.config
+    text = _TEMPLATE.format(
+        name=winner.name,
+        sentence=sentence,
+        seed=winner.seed,
+        latent_channels=config.latent_channels,
+        base_channels=config.base_channels,
+        downsampling_steps=config.downsampling_steps,
+        directory=str(trained.directory.absolute()),
+        step=trained.weights.step,
+        digest=weights.digest(trained.weights.params),
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(path, text.encode())
+    except OSError as error:
+        raise UserError(f"--write-next-config {path} cannot be written: {error.strerror}") from None

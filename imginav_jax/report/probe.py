@@ -1,0 +1,122 @@
+"""How much layout a ControlNet can read from each cell of a latent: a linear probe (Alain & Bengio 2016, 1610.01644).
+
+A 1x1 convolution from a frozen latent's channels to f x f x classes logits, then depth-to-space: multinomial logistic
+regression of every pixel's class on the one cell that covers it.  Nothing is mixed between cells.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, UInt8
+
+from imginav_jax.datasets import palette
+
+_LEAST_VARIANCE = 1e-7  # of a direction, as a share of the largest
+
+
+class Settings(NamedTuple):
+    steps: int  # of Adam
+    batch_size: int  # layouts
+    penalty: float  # of the squared weights, a pixel of the cell
+    learning_rate: float  # at the start; falls to 0 along a cosine
+    seed: int  # of the batches
+
+
+class Probe(NamedTuple):
+    """Latents are whitened by their training set first: all directions learn at one pace and are penalised alike."""
+
+    mean: Float[Any, " c"]
+    whitening: Float[Any, "c k"]
+    kernel: Float[Any, "k f*f*classes"]
+    bias: Float[Any, " f*f*classes"]
+
+    @property
+    def factor(self) -> int:
+        return round((self.bias.shape[0] / palette.NUM_CLASSES) ** 0.5)
+
+
+def fit(latents: Float[np.ndarray, "n h w c"], labels: UInt8[np.ndarray, "n h*f w*f"], settings: Settings) -> Probe:
+    """Minimises `objective`, which is convex: from zeros, more steps only come closer to its one optimum.
+
+    A label that is no class's index is passed over.
+    """
+    mean, whitening = _whiten(latents)
+    outputs = (labels.shape[1] // latents.shape[1]) ** 2 * palette.NUM_CLASSES
+    kernel, bias = jnp.zeros((whitening.shape[1], outputs)), jnp.zeros(outputs)
+    probe = Probe(jnp.asarray(mean), jnp.asarray(whitening), kernel, bias)
+    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))
+    state: Any = optimizer.init((kernel, bias))
+    step = jax.jit(functools.partial(_step, penalty=settings.penalty, optimizer=optimizer), donate_argnums=(1,))
+    rng, size = np.random.default_rng(settings.seed), min(settings.batch_size, len(latents))
+    for _ in range(settings.steps):
+        rows = rng.choice(len(latents), size, replace=False)
+        probe, state = step(probe, state, latents[rows], labels[rows])
+    return probe
+
+
+def _whiten(latents: Float[np.ndarray, "n h w c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c k"]]:
+    """The cells' mean, and the map to uncorrelated channels of variance 1; directions without variance are left out."""
+    cells = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+    mean = cells.mean(0)
+    centred = cells - mean
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(cells))
+    kept = variances > _LEAST_VARIANCE * variances.max(initial=0)
+    whitening = directions[:, kept] / np.sqrt(variances[kept])
+    return mean.astype(np.float32), whitening.astype(np.float32)
+
+
+def _step(
+    probe: Probe,
+    state: Any,
+    latents: Array,
+    labels: Array,
+    *,
+    penalty: float,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Probe, Any]:
+    def loss_fn(weights: tuple[Array, Array]) -> Array:
+        return objective(probe._replace(kernel=weights[0], bias=weights[1]), latents, labels, penalty)
+
+    weights = probe.kernel, probe.bias
+    updates, state = optimizer.update(jax.grad(loss_fn)(weights), state, weights)
+    kernel, bias = optax.apply_updates(weights, updates)  # pyright: ignore[reportGeneralTypeIssues]
+    return probe._replace(kernel=kernel, bias=bias), state
+
+
+def objective(
+    probe: Probe, latents: Float[Array, "b h w c"], labels: UInt8[Array, "b h*f w*f"], penalty: float
+) -> Float[Array, ""]:
+    """The cross-entropy, and half the penalty times the squared weights that a pixel has, the mean of the cell's."""
+    squared_weights = jnp.square(probe.kernel).sum() / probe.factor**2
+    return cross_entropy(probe, latents, labels) + penalty / 2 * squared_weights
+
+
+def cross_entropy(
+    probe: Probe, latents: Float[Array, "b h w c"], labels: UInt8[Array, "b h*f w*f"]
+) -> Float[Array, ""]:
+    """In nats, the mean over the labelled pixels."""
+    b, h, w, _ = latents.shape
+    f = probe.factor
+    by_cell = labels.reshape(b, h, f, w, f).transpose(0, 1, 3, 2, 4)
+    one_hot = by_cell[..., None] == jnp.arange(palette.NUM_CLASSES).reshape(1, 1, 1, 1, 1, -1)
+    picked = jnp.where(one_hot, jax.nn.log_softmax(_logits(probe, latents)), 0).sum()
+    return -picked / jnp.maximum(one_hot.sum(), 1)
+
+
+def _logits(probe: Probe, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w f f classes"]:
+    channels = (1, 1, 1, -1)
+    whitened = (latents - probe.mean.reshape(channels)) @ probe.whitening
+    flat = whitened @ probe.kernel + probe.bias.reshape(channels)
+    return flat.reshape(*latents.shape[:3], probe.factor, probe.factor, palette.NUM_CLASSES)
+
+
+@jax.jit
+def predict(probe: Probe, latents: Float[Array, "b h w c"]) -> UInt8[Array, "b h*f w*f"]:
+    """The most likely class of every pixel."""
+    b, h, w, _ = latents.shape
+    classes = _logits(probe, latents).argmax(-1).astype(jnp.uint8)
+    return classes.transpose(0, 1, 3, 2, 4).reshape(b, h * probe.factor, w * probe.factor)

@@ -1,0 +1,399 @@
+"""What the experiment costs: the U-Net and the ControlNet that are measured, the clock, the shapes, the file."""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.phase1_2 import get_config
+from conftest import ROOT
+from imginav_jax import diffusion_unet
+from imginav_jax.benchmark import autoencoder_cost, diffusion_cost, phase, program, results, table, timing
+from imginav_jax.benchmark.results import (
+    AutoencoderCost,
+    Benchmark,
+    DiffusionCost,
+    Spread,
+    Timing,
+    TrainingStepCost,
+)
+from imginav_jax.errors import UserError
+
+CONFIG = "--config=configs/phase1_2.py:R1"
+TINY = [
+    f"{CONFIG},quick",
+    "--config.data.image_size=32",
+    "--config.model.base_channels=16",
+    "--config.model.latent_channels=4",
+    "--config.batch_size=2",
+    "--rounds=2",
+]
+SHAPE = (4, 4, 4)
+# What is computed here is small, and takes much longer to compile than to run.
+FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+jit = functools.partial(jax.jit, compiler_options=FAST)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """A U-Net whose output is not zero, as that of a fresh one is."""
+    abstract = jax.eval_shape(lambda: diffusion_unet.init_unet(SHAPE, jax.random.key(0)))
+    random = np.random.default_rng(2)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.1 * random.standard_normal(leaf.shape, np.float32)), abstract)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Latents, times and a condition of three channels."""
+    random = np.random.default_rng(0)
+    latents, condition = random.standard_normal((2, 2, *SHAPE), np.float32)
+    return latents, np.array([0.2, 0.9], np.float32), condition[..., :3]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "imginav_jax.benchmark", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_fresh_controlnet_changes_nothing_and_another_one_does(unet, inputs):
+    latents, times, condition = inputs
+    controlnet = diffusion_unet.init_controlnet(unet, SHAPE, 3)
+    expected = jit(diffusion_unet.velocity)(unet, latents, times)
+    assert expected.shape == (2, *SHAPE)
+    assert float(jnp.abs(expected).max()) > 0.1
+    steer = jit(functools.partial(diffusion_unet.controlled_velocity, unet))
+    np.testing.assert_allclose(steer(controlnet, latents, times, condition), expected, rtol=1e-5, atol=1e-6)
+    moved = jax.tree.map(lambda leaf: leaf + 0.01, controlnet)
+    steered, otherwise = (steer(moved, latents, times, each) for each in (condition, condition + 1))
+    assert float(jnp.abs(steered - expected).max()) > 1e-3
+    assert float(jnp.abs(steered - otherwise).max()) > 1e-4
+
+
+def test_a_controlnet_begins_with_the_unets_own_inward_half(unet):
+    controlnet = diffusion_unet.init_controlnet(unet, SHAPE, 3)
+    jax.tree.map(np.testing.assert_array_equal, controlnet.pop("encoder"), unet["encoder"])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(controlnet))
+
+
+def test_a_step_trains_the_controlnet_on_a_frozen_unet(unet, inputs):
+    latents, _, condition = inputs
+    state = jit(diffusion_cost.create_state)(diffusion_unet.init_controlnet(unet, SHAPE, 3))
+    before = jax.tree.map(np.array, (unet, state.params))
+    step = jit(functools.partial(diffusion_cost.controlnet_step, dtype="float32"))
+    for number in (1, 2):  # behind zeros, the inward half has a gradient from the second step on
+        state, loss = step(state, unet, latents, condition)
+        assert (int(state.step), bool(jnp.isfinite(loss))) == (number, True)
+    jax.tree.map(np.testing.assert_array_equal, unet, before[0])
+    changed = jax.tree.map(lambda new, old: bool((new != old).any()), state.params, before[1])
+    assert all(changed[name][kind] for name in ("condition", "middle") for kind in ("kernel", "bias"))
+    assert changed["encoder"]["inward"]["kernel"]
+
+
+def test_half_precision_is_only_what_the_unet_computes_in(unet, inputs):
+    latents, times, _ = inputs
+    exact = jit(diffusion_unet.velocity)(unet, latents, times)
+    half = jit(functools.partial(diffusion_unet.velocity, dtype="bfloat16"))(unet, latents, times)
+    assert exact.dtype == half.dtype == jnp.float32
+    assert 0 < float(jnp.abs(half - exact).max()) < 0.1 * float(jnp.abs(exact).max())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (2, 6, 4), (8, 4, 4)])
+def test_small_and_odd_latents_are_halved_as_often_as_they_can_be(shape):
+    params = jax.eval_shape(lambda: diffusion_unet.init_unet(shape, jax.random.key(0)))
+    latents, times = jax.ShapeDtypeStruct((2, *shape), np.float32), jax.ShapeDtypeStruct((2,), np.float32)
+    assert jax.eval_shape(diffusion_unet.velocity, params, latents, times).shape == (2, *shape)
+
+
+def test_the_loss_of_a_perfect_velocity_is_zero():
+    latents = np.random.default_rng(1).standard_normal((3, 2, 2, 1), np.float32)
+
+    def perfect(x, time):  # on the straight path x = (1 - t) latents + t noise
+        noise = (x - latents) / time[:, None, None, None] + latents
+        return noise - latents
+
+    key = jax.random.key(0)
+    assert float(diffusion_unet.flow_matching_loss(perfect, latents, key)) == pytest.approx(0, abs=1e-9)
+    found = diffusion_unet.flow_matching_loss(lambda x, time: perfect(x, time) + 2, latents, key)
+    assert float(found) == pytest.approx(4, rel=1e-5)
+
+
+class Clock:
+    """Tells the time that works take from it."""
+
+    def __init__(self):
+        self.now, self.calls = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def work(self, name, durations):
+        remaining = iter(durations)
+
+        def call():
+            self.calls.append(name)
+            self.now += next(remaining)
+
+        return call
+
+
+def test_works_are_timed_in_turns_after_a_warm_up():
+    clock, rounds = Clock(), []
+    works = {"a": clock.work("a", [9, 1, 4, 2]), "b": clock.work("b", [9, 1, 6, 8])}
+    seconds = timing.time_in_turns(works, 2, lambda: rounds.append(len(clock.calls)), clock=clock)
+    assert seconds == {"a": [4, 2], "b": [6, 8]}
+    assert "".join(clock.calls) == "aabbabab"
+    assert rounds == [6, 8]
+
+
+def test_a_short_work_is_called_several_times_a_sample():
+    clock = Clock()
+    works = {"short": clock.work("short", [9, 0.02, 0.5, 0.75, 1, 1, 2, 3])}
+    assert timing.time_in_turns(works, 2, clock=clock) == {"short": [0.75, 2]}
+    nothing = Clock()
+    timing.time_in_turns({"nothing": nothing.work("nothing", [0] * 200)}, 1, clock=nothing)
+    assert len(nothing.calls) == 2 + timing.MOST_CALLS
+
+
+def test_medians_quartiles_and_ratios_by_hand():
+    assert timing.spread([5, 1, 2, 4, 3]) == Spread(3, 2, 4)
+    assert timing.spread([1, 2]) == Spread(1.5, 1.25, 1.75)
+    found = timing.timing([5, 1, 2, 4, 3], 6)
+    assert found == Timing(Spread(3, 2, 4), Spread(2, 1.5, 3))
+    # The second round was twice as slow for both: ratios 3, 2, 1, although the medians are 4 and 2.
+    assert timing.paired_ratio([3, 8, 4], [1, 4, 4]) == Spread(2, 1.5, 2.5)
+
+
+def test_a_stepper_hands_the_donated_state_on():
+    double = program.compile_program(lambda state, by: (state * by, state.sum()), jnp.ones(3), 2.0, donates_first=True)
+    assert double.compile_seconds > 0
+    assert double.memory_mib > 0
+    step = program.Stepper(double.run, jnp.ones(3), 2.0)
+    assert [float(step()[1]) for _ in range(3)] == [3, 6, 12]
+
+
+def test_flops_by_hand_and_as_xla_counts_them():
+    def conv(x, kernel, dilation=1):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), [(1, 1), (1, 1)], (dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    x, kernel = jnp.ones((2, 8, 6, 3)), jnp.ones((3, 3, 3, 5))
+    taps = (3 * 8 - 2) * (3 * 6 - 2)  # of the kernel, all places together; at the border one of three is on padding
+    for function, expected in (
+        (lambda x, kernel: jax.jit(jnp.matmul)(x, kernel[0, 0]), 2 * (2 * 8 * 6 * 5) * 3),
+        (conv, 2 * (2 * 5 * 3) * taps),
+        (functools.partial(conv, dilation=2), 2 * (2 * 5 * 3) * taps),  # every value meets every weight once, as above
+    ):
+        assert program.count_flops(jax.make_jaxpr(function)(x, kernel).jaxpr) == expected
+    params = jax.eval_shape(lambda: diffusion_unet.init_unet(SHAPE, jax.random.key(0)))
+    state = jax.eval_shape(diffusion_cost.create_state, params)
+    step = jax.jit(functools.partial(diffusion_cost.unet_step, dtype="float32"))
+    traced = step.trace(state, jax.ShapeDtypeStruct((64, *SHAPE), np.float32))
+    analysis = traced.lower().cost_analysis()  # with what is not counted here, such as norms
+    assert program.count_flops(traced.jaxpr.jaxpr) == pytest.approx(analysis["flops"], rel=0.05)
+    assert program.count_flops(traced.jaxpr.jaxpr) < analysis["flops"]
+
+
+def test_the_shapes_of_the_real_size_by_hand():
+    shapes = phase.latent_shapes(512, 16)
+    assert shapes == {
+        "R1": (64, 64, 16),
+        "R2": (32, 32, 16),
+        "R3": (16, 16, 16),
+        "R1_unshuffle_2": (32, 32, 64),
+        "R1_unshuffle_4": (16, 16, 256),
+        "V1": (64, 64, 4),
+        "V2": (32, 32, 16),
+        "V3": (16, 16, 64),
+    }
+    assert phase.group_by_shape(shapes) == {
+        (64, 64, 16): ("R1",),
+        (32, 32, 16): ("R2", "V2"),
+        (16, 16, 16): ("R3",),
+        (32, 32, 64): ("R1_unshuffle_2",),
+        (16, 16, 256): ("R1_unshuffle_4",),
+        (64, 64, 4): ("V1",),
+        (16, 16, 64): ("V3",),
+    }
+
+
+def test_the_runs_differ_in_their_downsampling_steps_alone():
+    config = get_config("R2,quick")
+    config.init_from = "somewhere"
+    runs = phase.experiments(config)
+    assert {run: exp.model.downsampling_steps for run, exp in runs.items()} == {"R1": 3, "R2": 4, "R3": 5}
+    models = {dataclasses.replace(exp.model, downsampling_steps=1) for exp in runs.values()}
+    assert len(models) == 1
+    assert (config.model.downsampling_steps, config.init_from) == (4, "somewhere")
+    assert all(exp.config.init_from is None for exp in runs.values())
+
+
+def test_the_layouts_are_synthetic_ones_and_not_empty():
+    batch = autoencoder_cost.synthetic_batch(7, 32, 0)
+    assert batch.image.shape == (7, 32, 32, 3)
+    assert len({image.tobytes() for image in np.asarray(batch.image)}) == 7
+    assert set(batch.type.tolist()) == {0, 1}
+    assert batch.mask.all()
+
+
+def sample_benchmark():
+    """Values that differ from field to field."""
+    spread = Spread(0.5, 0.25, 0.75)
+    measured = Timing(spread, Spread(4, 2.5, 8))
+    step = TrainingStepCost(1000, 40.5, 2e9, measured, Spread(1, 0.9, 1.1))
+    runs = (
+        AutoencoderCost("R1", 3, (64, 64, 16), 786143, 7.5, 900.0, 6e10, measured, measured, measured),
+        AutoencoderCost("R2", 4, (32, 32, 16), 3119455, 8.5, 950.0, 7e10, measured, measured, measured),
+    )
+    latents = (DiffusionCost(("R2", "V2"), (32, 32, 16), step, dataclasses.replace(step, flops_per_image=3e9)),)
+    return Benchmark("NVIDIA L40S", "gpu", 1, "0.10.2", "bfloat16", 512, 16, 10, runs, latents)
+
+
+def test_results_come_back_as_they_were(tmp_path):
+    benchmark = sample_benchmark()
+    path = results.save(tmp_path / "phase", benchmark)
+    assert path == tmp_path / "phase" / "benchmark_nvidia-l40s_bfloat16.json"
+    assert results.load(path) == benchmark
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        results.save(tmp_path / "file", benchmark)
+
+
+def test_the_table_has_a_line_for_everything_measured():
+    lines = table.render(sample_benchmark()).splitlines()
+    assert lines[0].startswith("1 x NVIDIA L40S (gpu), bfloat16, 16 images of 512x512 a batch; medians of 10 rounds")
+    (run,) = (line.split() for line in lines if line.startswith("R1"))
+    assert run == "R1 64x64x16 4 [2.5, 8] 4 [2.5, 8] 4 [2.5, 8] 60 900 7.5 786,143".split()  # noqa: SIM905
+    unet, controlnet = (line.split() for line in lines if line.startswith("R2, V2"))
+    assert unet == "R2, V2 32x32x16 500 [250, 750] 1 [0.9, 1.1] 4 2 40 1,000".split()  # noqa: SIM905
+    assert controlnet[-3:] == ["3", "40", "1,000"]
+
+
+def damage(content, change):
+    place, value = change
+    *outer, last = place
+    for key in outer:
+        content = content[key]
+    if value is None:
+        del content[last]
+    else:
+        content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((["format_version"], 2), "has format_version 2, expected 1; measure again"),
+        ((["format_version"], None), "is no benchmark: it has no format_version"),
+        ((["rounds"], None), "is damaged: missing or unknown fields rounds"),
+        ((["batch_size"], "many"), "is damaged: batch_size is 'many'"),
+        ((["batch_size"], True), "is damaged: batch_size is True"),
+        ((["autoencoders"], 3), "is damaged: autoencoders is 3"),
+        ((["autoencoders", 1, "extra"], 3), r"is damaged: autoencoders\[1\]: missing or unknown fields extra"),
+        ((["autoencoders", 0, "train"], []), r"is damaged: autoencoders\[0\].train is \[\]"),
+        ((["diffusion", 0, "unet", "memory_mib"], float("nan")), r"is damaged: diffusion\[0\].unet.memory_mib is nan"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_line(tmp_path, change, message):
+    content = json.loads(json.dumps(sample_benchmark().dump()))
+    damage(content, change)
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"^{path} {message}$"):
+        results.load(path)
+
+
+def test_a_file_that_is_cut_off_or_no_benchmark_is_one_clear_line(tmp_path):
+    path = results.save(tmp_path, sample_benchmark())
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(UserError, match="cannot be read"):
+        results.load(path)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="is no benchmark"):
+        results.load(path)
+
+
+def test_results_are_read_without_jax():
+    program = """
+import sys
+from imginav_jax.benchmark import results
+assert not {"jax", "flax", "tensorflow", "clu"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_the_package_needs_no_tensorflow_and_its_flags_no_jax():
+    program = """
+import sys
+from imginav_jax.benchmark import __main__
+assert not {"jax", "flax"} & set(sys.modules)
+from imginav_jax.benchmark import phase, table
+assert not {"tensorflow", "clu"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_the_phase_is_measured_written_and_printed(tmp_path):
+    flags = " ".join(f"--{name}={value}" for name, value in FAST.items()).lower()
+    result = run("--phase", *TINY, "--out", tmp_path / "new" / "out", "--json", XLA_FLAGS=flags)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    path = tmp_path / "new" / "out" / "benchmark_cpu_float32.json"
+    found = results.load(path)
+    assert f"Results      {path}" in result.stdout
+    assert json.loads(result.stdout.splitlines()[-1]) == json.loads(path.read_text())
+    assert table.render(found) in result.stdout
+    assert (found.image_size, found.batch_size, found.rounds, found.num_devices) == (32, 2, 2, 1)
+    runs = [(each.run, each.downsampling_steps, each.latent_shape, each.parameters) for each in found.autoencoders]
+    assert runs == [
+        ("R1", 3, (4, 4, 4), 195_315),
+        ("R2", 4, (2, 2, 4), 776_755),
+        ("R3", 5, (1, 1, 4), 3_094_707),
+    ]
+    assert [(each.names, each.latent_shape) for each in found.diffusion] == [
+        (("R1", "V1"), (4, 4, 4)),
+        (("R2",), (2, 2, 4)),
+        (("R3",), (1, 1, 4)),
+        (("R1_unshuffle_2", "V2"), (2, 2, 16)),
+        (("R1_unshuffle_4", "V3"), (1, 1, 64)),
+    ]
+    assert found.diffusion[0].unet.seconds_ratio_to_r1 == Spread(1, 1, 1)
+    assert all(each.train_flops_per_image for each in found.autoencoders)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--phase"], "Flag --config must have a value"),
+        ([CONFIG], "error: what to measure is not said; give --phase"),
+        (["--phase", CONFIG, "extra"], "error: unknown argument extra; options are --phase, --config"),
+        (["--phase", CONFIG, "--rounds=0"], "error: flag --rounds=0: 0 is not a positive integer"),
+        (["--phase", CONFIG, "--config.batchsize=3"], 'error: unknown config key "batchsize"; valid ones are'),
+        (
+            ["--phase", CONFIG, "--config.data.image_size=48"],
+            "error: config.data.image_size is 48, expected a multiple",
+        ),
+        (["--phase", "--config=configs/phase1_2.py:V1"], "error: config.experiment is V1, expected one of R1, R2, R3"),
+        (["--phase", CONFIG, "--out=/dev/null/out"], "error: --out /dev/null/out cannot be written: Not a directory"),
+    ],
+)
+def test_wrong_input_is_one_line_and_a_failure(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
