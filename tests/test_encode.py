@@ -46,7 +46,7 @@ def start(module, *arguments):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def run(module, *arguments, devices=1, wrapper=()):
+def run(module, *arguments, devices=1, wrapper=(), timeout=300):
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return subprocess.run(
         [*wrapper, sys.executable, "-m", f"imginav_jax.{module}", *map(str, arguments)],
@@ -54,7 +54,7 @@ def run(module, *arguments, devices=1, wrapper=()):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         check=False,
     )
 

@@ -93,6 +93,7 @@ def test_seeds_widen_the_interval_and_their_mean_is_the_value():
 def test_a_metric_that_does_not_exist_has_no_interval():
     assert np.isnan(Estimate(np.nan, np.full(3, np.nan)).interval(0.9)).all()
     assert Estimate(1.0, np.array([np.nan, 1.0, 1.0])).interval(0.9) == (1, 1)
+    assert Estimate(np.inf, np.array([np.inf, 1.0, np.inf])).interval(0.9) == (1, np.inf)
 
 
 def test_the_same_seed_gives_the_same_samples():

@@ -73,12 +73,18 @@ def test_the_projection_keeps_what_principal_components_keep():
         assert error == pytest.approx(np.square(values[channels:]).sum(), rel=1e-3, abs=1e-6)
 
 
+def test_a_cell_has_the_labels_of_the_pixels_it_covers():
+    cells, labels = probe.to_cells(np.arange(4.0).reshape(1, 2, 2, 1), np.arange(16, dtype=np.uint8).reshape(1, 4, 4))
+    np.testing.assert_array_equal(cells[:, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(labels, [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])
+
+
 def test_the_probe_reads_what_a_cell_says_in_place():
     """Two classes side by side in a cell of 2x2 pixels, told by the sign of a channel."""
     signs = np.random.default_rng(2).choice([-1.0, 1.0], (12, 3, 3))
     labels = np.where(np.kron(signs, [[1, -1], [1, -1]]) > 0, SOFA, WALL).astype(np.uint8)
     latents = np.stack([signs, np.zeros_like(signs)], -1).astype(np.float32)  # a dead channel does no harm
-    fitted = probe.fit(latents, labels, Settings(steps=200, batch_size=6, penalty=1e-4, learning_rate=0.1, seed=0))
+    fitted = probe.fit(latents, labels, Settings(steps=200, batch_pixels=216, penalty=1e-4, learning_rate=0.1, seed=0))
     assert fitted.factor == 2
     np.testing.assert_array_equal(probe.predict(fitted, latents), labels)
 
@@ -87,7 +93,7 @@ def test_a_latent_that_says_nothing_gives_the_most_frequent_class():
     rng = np.random.default_rng(3)
     latents = np.ones((20, 2, 2, 3), np.float32)
     labels = np.where(rng.random((20, 4, 4)) < 0.8, BACKGROUND, BED).astype(np.uint8)
-    fitted = probe.fit(latents, labels, Settings(200, 20, 1e-3, 0.1, 0))
+    fitted = probe.fit(latents, labels, Settings(200, 320, 1e-3, 0.1, 0))
     assert (np.asarray(probe.predict(fitted, latents)) == BACKGROUND).all()
 
 
@@ -99,7 +105,7 @@ def test_the_probe_comes_to_the_optimum_that_scipy_finds():
     labels = np.where(noisy > 4, SOFA, np.where(noisy > 0, WALL, BED)).astype(np.uint8)
     labels[0] = 255  # is passed over
     penalty = 0.05
-    settings = Settings(steps=1000, batch_size=30, penalty=penalty, learning_rate=0.1, seed=0)
+    settings = Settings(steps=2000, batch_pixels=4000, penalty=penalty, learning_rate=0.1, seed=0)
     fitted = probe.fit(latents.astype(np.float32), labels, settings)
 
     cells = latents.reshape(-1, 2)
@@ -114,13 +120,14 @@ def test_the_probe_comes_to_the_optimum_that_scipy_finds():
         return (np.log(np.exp(logits).sum(-1)) - picked).mean() + penalty / 2 * np.square(kernel).sum() / 4
 
     best = optimize.minimize(loss, np.zeros(120), method="L-BFGS-B", options={"maxiter": 500, "maxfun": 10**6}).fun
-    found = float(probe.objective(fitted, latents.astype(np.float32), labels, penalty))
+    every_cell = probe.to_cells(latents.astype(np.float32), labels)
+    found = float(probe.objective(fitted, *every_cell, penalty))
     assert found == pytest.approx(best, abs=2e-3)
-    assert found > float(probe.cross_entropy(fitted, latents.astype(np.float32), labels))
+    assert found > float(probe.cross_entropy(fitted, *every_cell))
 
 
 def test_the_same_seed_gives_the_same_probe():
     rng = np.random.default_rng(5)
     latents, labels = rng.normal(size=(8, 2, 2, 3)).astype(np.float32), rng.integers(0, 10, (8, 4, 4), dtype=np.uint8)
-    first, second = (probe.fit(latents, labels, Settings(5, 4, 1e-3, 0.1, 7)) for _ in range(2))
+    first, second = (probe.fit(latents, labels, Settings(5, 64, 1e-3, 0.1, 7)) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)

@@ -19,10 +19,11 @@ class Estimate(NamedTuple):
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """The percentile interval (Efron 1979, doi:10.1214/aos/1176344552); NaN where no sample is a number."""
-        valid = self.samples[~np.isnan(self.samples)]
-        if not len(valid):
+        ordered = np.sort(self.samples[~np.isnan(self.samples)])
+        if not len(ordered):
             return np.nan, np.nan
-        low, high = np.quantile(valid, [(1 - confidence) / 2, (1 + confidence) / 2])
+        # Samples as they are: between two infinite ones (PSNR of no error) nothing can be interpolated.
+        low, high = (ordered[round((len(ordered) - 1) * (1 + side * confidence) / 2)] for side in (-1, 1))
         return float(low), float(high)
 
     def minus(self, other: "Estimate") -> "Estimate":

@@ -87,7 +87,7 @@ def check_config(config: Config) -> None:
         ("probe.layouts", config.probe.layouts, config.probe.layouts >= 1, "1 or more"),
         ("probe.steps", config.probe.steps, config.probe.steps >= 1, "1 or more"),
         ("probe.penalty", config.probe.penalty, config.probe.penalty >= 0, "0 or more"),
-        ("probe.batch_size", config.probe.batch_size, config.probe.batch_size >= 1, "1 or more"),
+        ("probe.batch_pixels", config.probe.batch_pixels, config.probe.batch_pixels >= 1, "1 or more"),
     ):
         if not is_valid:
             raise UserError(f"{key} is {value}, expected {expected}")

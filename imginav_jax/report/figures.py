@@ -107,24 +107,27 @@ def draw_detail(results: Sequence[Result], metrics: Sequence[str], confidence: f
     return figure
 
 
-def draw_classes(results: Sequence[Result]) -> Figure:
-    """IoU of each class in each output, as a heat map with numbers."""
+def draw_classes(results: Sequence[Result], kind: str) -> Figure:
+    """A metric of each class, as a heat map; `kind` is iou (of every output), psnr or ssim (of pictures)."""
+    names = [f"{kind}_{name}" for name in palette.CLASS_NAMES]
     rows = [
         (result, output)
         for result in results
         for output in (RGB, SEGMENTATION, PROBE)
-        if output in result.estimates and (result.kind == "run" or output == RGB)
+        if result.estimate(output, names[0]) is not None and (result.kind == "run" or output == RGB)
     ]
-    names = [f"iou_{name}" for name in palette.CLASS_NAMES]
     values = np.array([[result.estimates[output][name].value for name in names] for result, output in rows])
+    shown = np.where(np.isfinite(values), values, np.nan)
     figure, (axis,) = _subplots(1, 1, width=9, height=1.2 + 0.24 * len(rows))
-    axis.imshow(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    picture = axis.imshow(np.ma.masked_invalid(shown), cmap="viridis", aspect="auto")
+    digits, bright = METRICS[names[0]].digits, np.asarray(picture.norm(shown)) > 0.6
     for (row, column), value in np.ndenumerate(values):
-        text = "-" if np.isnan(value) else f"{value:.2f}"
-        axis.text(column, row, text, ha="center", va="center", color="black" if value > 0.6 else "white", fontsize=8)
+        text = "-" if np.isnan(value) else f"{value:.{digits}f}"
+        color = "black" if bright[row, column] else "white"
+        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     axis.set_xticks(range(len(names)), palette.CLASS_NAMES, rotation=30, ha="right")
     axis.set_yticks(range(len(rows)), [f"{result.label}, {output}" for result, output in rows])
-    axis.set_title("IoU a class")
+    axis.set_title(METRICS[names[0]].label.partition(",")[0])
     axis.grid(visible=False)
     return figure
 
@@ -190,8 +193,9 @@ def draw_quality_against_cost(
                 cost = 1000 * getattr(seconds[result.latent_shape], part).timing.seconds_per_batch.median
                 _draw_point(axis, cost, result, estimate, confidence, styles[result.label])
         axis.set(title=f"{title}\n{benchmark.device_kind}, {benchmark.precision}", ylabel=METRICS[metric].label)
-        axis.set(xlabel=f"ms a training step of {benchmark.batch_size} latents", xscale="log")
+        axis.set(xlabel=f"ms a training step of {benchmark.batch_size} latents")
         axis.margins(0.1)
+        axis.set_xlim(left=0)
     _explain(axes[0], [styles[result.label] for result in results if result.latent_shape in seconds])
     return figure
 

@@ -12,6 +12,7 @@ from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.report import figures, samples
 from imginav_jax.report.metric_table import METRICS
 from imginav_jax.report.results import Report
+from imginav_jax.report.samples import Samples
 from imginav_jax.report.subjects import Model
 
 _LAYOUTS_SHOWN = 4
@@ -27,12 +28,13 @@ _EXTREMES = (
 
 
 class Picture(NamedTuple):
-    """One figure, as PNG."""
+    """One figure, as PNG; a chart may be shown smaller than it is."""
 
     file_name: str
     section: str  # of the page
     caption: str
     png: bytes
+    is_chart: bool
 
 
 def draw(report: Report, models: Mapping[str, Model], validation: LayoutSource) -> list[Picture]:
@@ -48,7 +50,9 @@ def _charts(report: Report) -> Iterator[Picture]:
         f"Every metric with its {confidence:.0%} interval; circles: RGB output snapped to the palette, squares: "
         "segmentation head, gray: without training for that resolution.",
     )  # fmt: skip
-    yield _chart("classes", "Spatial detail", figures.draw_classes(results), "Intersection over union of every class.")
+    for kind, name in (("iou", "Intersection over union"), ("psnr", "PSNR, dB,"), ("ssim", "SSIM")):
+        chart = figures.draw_classes(results, kind)
+        yield _chart(f"classes_{kind}", "Class by class", chart, f"{name} on the pixels of every class.")
     yield _chart(
         "bands", "Spatial detail", figures.draw_bands(results),
         "Where the error of the RGB output lies in spatial frequency: coloured runs, dotted yardsticks.",
@@ -60,7 +64,7 @@ def _charts(report: Report) -> Iterator[Picture]:
     for number, benchmark in enumerate(report.benchmarks):
         if benchmark.image_size == size:
             yield _chart(
-                f"quality_cost_{number + 1}", "Cost",
+                f"quality_cost_{number + 1}", "Quality against cost",
                 figures.draw_quality_against_cost(results, benchmark, "boundary_f_1", confidence),
                 f"Quality against the time of a diffusion model's training step, on {benchmark.device_kind}.",
             )  # fmt: skip
@@ -70,24 +74,25 @@ def _charts(report: Report) -> Iterator[Picture]:
 def _chart(name: str, section: str, figure: Figure, caption: str) -> Picture:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes whatever the version
-    return Picture(f"{name}.png", section, caption, content.getvalue())
+    return Picture(f"{name}.png", section, caption, content.getvalue(), is_chart=True)
 
 
 def _layouts(report: Report, models: Mapping[str, Model], validation: LayoutSource) -> Iterator[Picture]:
-    groups = report.found.groups
-    reconstruct = {group.label: models[group.runs[0].name].reconstruct for group in groups}
-    for index in spread_indices(len(validation), _LAYOUTS_SHOWN):
-        picture = samples.draw_layout(index, reconstruct, validation)
-        yield _photo(f"layout_{index:06d}", "The same layouts", f"Layout {validation.layout_id(index)}.", picture)
     results = [result for result in report.results if result.kind == "run"]
-    for metric in _EXTREMES:
-        picture = samples.draw_extremes(results, metric, reconstruct, validation)
-        if picture is not None:
-            caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
-            yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture)
+    shown = spread_indices(len(validation), _LAYOUTS_SHOWN)
+    extremes = {metric: found for metric in _EXTREMES if (found := samples.find_extremes(results, metric))}
+    reconstruct = {group.label: models[group.runs[0].name].reconstruct for group in report.found.groups}
+    chosen = Samples.make([*shown, *(index for each in extremes.values() for index in each)], validation, reconstruct)
+    for index in shown:
+        caption = f"Layout {validation.layout_id(index)}."
+        yield _photo(f"layout_{index:06d}", "The same layouts", caption, samples.draw_layout(index, chosen))
+    for metric, found in extremes.items():
+        caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
+        picture = samples.draw_extremes(results, metric, found, chosen)
+        yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture)
 
 
 def _photo(name: str, section: str, caption: str, picture: Image.Image) -> Picture:
     content = io.BytesIO()
     picture.save(content, format="PNG")
-    return Picture(f"{name}.png", section, caption, content.getvalue())
+    return Picture(f"{name}.png", section, caption, content.getvalue(), is_chart=False)

@@ -25,7 +25,7 @@ from imginav_jax.report.subjects import Images, Outputs, Subject
 
 _BATCH_SIZE = 8  # layouts that are predicted at once
 _FEW_LAYOUTS = 16  # not worth the start of other processes
-_AHEAD = 64  # layouts that may wait to be counted
+_AHEAD = 32  # layouts that may wait to be counted
 _COUNT_PICTURES, _SNAP = jax.jit(fidelity.count), jax.jit(fidelity.snap)
 
 Counts = dict[str, Float[np.ndarray, "layouts ..."]]  # a layout a row, by what is counted
@@ -83,28 +83,34 @@ def read_batches(source: LayoutSource) -> Iterator[tuple[Images, int]]:
 
 
 def _compute(chosen: Sequence[Subject], source: LayoutSource) -> dict[str, Measured]:
-    """The device predicts while other processes count what the predictions before were worth."""
     predictors = {}
     for subject in chosen:
         if subject.kind == "run":
             logger.info("Loading %s and fitting its probe ...", subject.name)
         predictors[subject.name] = subject.open()
-    rows: list[dict[_Place, _Row]] = []
-    pending: deque[_Pending] = deque()
-    with _open_pool(len(source)) as pool, Progress("Measuring", len(source), "layouts") as progress:
-        for images, count in read_batches(source):
-            pending.extend(_submit(pool, predictors, images, count))
-            while len(pending) > _AHEAD:
-                rows.append(_collect(pending.popleft()))
-                progress.advance()
-        while pending:
-            rows.append(_collect(pending.popleft()))
-            progress.advance()
     found: dict[str, Measured] = {}
-    for name, output in rows[0]:
-        of_place = [row[name, output] for row in rows]
-        found.setdefault(name, {})[output] = {key: np.stack([each[key] for each in of_place]) for key in of_place[0]}
+    with _open_pool(len(source)) as pool, Progress("Measuring", len(source), "layouts") as progress:
+        for index, row in enumerate(progress.count(_count_layouts(pool, predictors, source))):
+            for (name, output), counts in row.items():
+                arrays = found.setdefault(name, {}).setdefault(output, {})
+                for key, value in counts.items():
+                    if key not in arrays:
+                        arrays[key] = np.zeros((len(source), *np.shape(value)))
+                    arrays[key][index] = value
     return found
+
+
+def _count_layouts(
+    pool: Executor, predictors: Mapping[str, Callable[[Images], Outputs]], source: LayoutSource
+) -> Iterator[dict[_Place, _Row]]:
+    """In order; the device predicts while the pool counts what the predictions before were worth."""
+    pending: deque[_Pending] = deque()
+    for images, count in read_batches(source):
+        pending.extend(_submit(pool, predictors, images, count))
+        while len(pending) > _AHEAD:
+            yield _collect(pending.popleft())
+    while pending:
+        yield _collect(pending.popleft())
 
 
 def _open_pool(num_layouts: int) -> Executor:

@@ -1,5 +1,7 @@
 """The starting config of Phase 1.3, the VAE test: the winner's architecture and its weights."""
 
+import json
+import textwrap
 from pathlib import Path
 
 from imginav_jax import atomic, weights
@@ -8,7 +10,9 @@ from imginav_jax.report.runs import Run
 
 _TEMPLATE = '''"""Phase 1.3, the VAE test: it starts from the autoencoder that Phase 1.2 has chosen, {name}.
 
-Written by `python -m imginav_jax.report --write-next-config`.  {sentence}
+Written by `python -m imginav_jax.report --write-next-config`:
+
+{sentence}
 """
 
 from typing import Any
@@ -26,9 +30,10 @@ def get_config() -> Any:
     config.model.base_channels = {base_channels}
     config.model.downsampling_steps = {downsampling_steps}
 
-    config.init_from = {directory!r}  # the workdir whose best weights have won
-    config.init_step = {step}  # of its checkpoint
-    config.init_sha256 = {digest!r}  # of those weights: names, shapes and values
+    # The workdir whose best weights have won, the step of its checkpoint, and the SHA-256 of those weights.
+    config.init_from = {directory}
+    config.init_step = {step}
+    config.init_sha256 = "{digest}"
     return config
 '''
 
@@ -39,12 +44,12 @@ def write(path: Path, winner: Run, sentence: str) -> None:
     config = trained.weights.config
     text = _TEMPLATE.format(
         name=winner.name,
-        sentence=sentence,
+        sentence=textwrap.fill(sentence, 119),
         seed=winner.seed,
         latent_channels=config.latent_channels,
         base_channels=config.base_channels,
         downsampling_steps=config.downsampling_steps,
-        directory=str(trained.directory.absolute()),
+        directory=json.dumps(str(trained.directory.absolute())),
         step=trained.weights.step,
         digest=weights.digest(trained.weights.params),
     )

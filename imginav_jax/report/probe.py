@@ -20,7 +20,7 @@ _LEAST_VARIANCE = 1e-7  # of a direction, as a share of the largest
 
 class Settings(NamedTuple):
     steps: int  # of Adam
-    batch_size: int  # layouts
+    batch_pixels: int  # in the cells of a step
     penalty: float  # of the squared weights, a pixel of the cell
     learning_rate: float  # at the start; falls to 0 along a cosine
     seed: int  # of the batches
@@ -40,27 +40,36 @@ class Probe(NamedTuple):
 
 
 def fit(latents: Float[np.ndarray, "n h w c"], labels: UInt8[np.ndarray, "n h*f w*f"], settings: Settings) -> Probe:
-    """Minimises `objective`, which is convex: from zeros, more steps only come closer to its one optimum.
+    """Minimises `objective` over random cells; it is convex, so more steps only come closer to its one optimum.
 
     A label that is no class's index is passed over.
     """
-    mean, whitening = _whiten(latents)
-    outputs = (labels.shape[1] // latents.shape[1]) ** 2 * palette.NUM_CLASSES
-    kernel, bias = jnp.zeros((whitening.shape[1], outputs)), jnp.zeros(outputs)
+    cells, labels = to_cells(latents, labels)
+    mean, whitening = _whiten(cells)
+    kernel, bias = (jnp.zeros((*inputs, labels.shape[1] * palette.NUM_CLASSES)) for inputs in (whitening.shape[1:], ()))
     probe = Probe(jnp.asarray(mean), jnp.asarray(whitening), kernel, bias)
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))
     state: Any = optimizer.init((kernel, bias))
     step = jax.jit(functools.partial(_step, penalty=settings.penalty, optimizer=optimizer), donate_argnums=(1,))
-    rng, size = np.random.default_rng(settings.seed), min(settings.batch_size, len(latents))
+    rng, size = np.random.default_rng(settings.seed), max(1, settings.batch_pixels // labels.shape[1])
     for _ in range(settings.steps):
-        rows = rng.choice(len(latents), size, replace=False)
-        probe, state = step(probe, state, latents[rows], labels[rows])
+        rows = rng.integers(0, len(cells), size)
+        probe, state = step(probe, state, cells[rows], labels[rows])
     return probe
 
 
-def _whiten(latents: Float[np.ndarray, "n h w c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c k"]]:
+def to_cells(
+    latents: Float[np.ndarray, "n h w c"], labels: UInt8[np.ndarray, "n h*f w*f"]
+) -> tuple[Float[np.ndarray, "cells c"], UInt8[np.ndarray, "cells f*f"]]:
+    """Each cell, and the labels of the pixels that it covers, row by row."""
+    n, h, w, c = latents.shape
+    f = labels.shape[1] // h
+    return latents.reshape(-1, c), labels.reshape(n, h, f, w, f).transpose(0, 1, 3, 2, 4).reshape(-1, f * f)
+
+
+def _whiten(cells: Float[np.ndarray, "cells c"]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c k"]]:
     """The cells' mean, and the map to uncorrelated channels of variance 1; directions without variance are left out."""
-    cells = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+    cells = cells.astype(np.float64)
     mean = cells.mean(0)
     centred = cells - mean
     variances, directions = np.linalg.eigh(centred.T @ centred / len(cells))
@@ -70,16 +79,10 @@ def _whiten(latents: Float[np.ndarray, "n h w c"]) -> tuple[Float[np.ndarray, " 
 
 
 def _step(
-    probe: Probe,
-    state: Any,
-    latents: Array,
-    labels: Array,
-    *,
-    penalty: float,
-    optimizer: optax.GradientTransformation,
+    probe: Probe, state: Any, cells: Array, labels: Array, *, penalty: float, optimizer: optax.GradientTransformation
 ) -> tuple[Probe, Any]:
     def loss_fn(weights: tuple[Array, Array]) -> Array:
-        return objective(probe._replace(kernel=weights[0], bias=weights[1]), latents, labels, penalty)
+        return objective(probe._replace(kernel=weights[0], bias=weights[1]), cells, labels, penalty)
 
     weights = probe.kernel, probe.bias
     updates, state = optimizer.update(jax.grad(loss_fn)(weights), state, weights)
@@ -88,35 +91,28 @@ def _step(
 
 
 def objective(
-    probe: Probe, latents: Float[Array, "b h w c"], labels: UInt8[Array, "b h*f w*f"], penalty: float
+    probe: Probe, cells: Float[Array, "cells c"], labels: UInt8[Array, "cells f*f"], penalty: float
 ) -> Float[Array, ""]:
     """The cross-entropy, and half the penalty times the squared weights that a pixel has, the mean of the cell's."""
     squared_weights = jnp.square(probe.kernel).sum() / probe.factor**2
-    return cross_entropy(probe, latents, labels) + penalty / 2 * squared_weights
+    return cross_entropy(probe, cells, labels) + penalty / 2 * squared_weights
 
 
-def cross_entropy(
-    probe: Probe, latents: Float[Array, "b h w c"], labels: UInt8[Array, "b h*f w*f"]
-) -> Float[Array, ""]:
+def cross_entropy(probe: Probe, cells: Float[Array, "cells c"], labels: UInt8[Array, "cells f*f"]) -> Float[Array, ""]:
     """In nats, the mean over the labelled pixels."""
-    b, h, w, _ = latents.shape
-    f = probe.factor
-    by_cell = labels.reshape(b, h, f, w, f).transpose(0, 1, 3, 2, 4)
-    one_hot = by_cell[..., None] == jnp.arange(palette.NUM_CLASSES).reshape(1, 1, 1, 1, 1, -1)
-    picked = jnp.where(one_hot, jax.nn.log_softmax(_logits(probe, latents)), 0).sum()
+    one_hot = labels[..., None] == jnp.arange(palette.NUM_CLASSES).reshape(1, 1, -1)
+    picked = jnp.where(one_hot, jax.nn.log_softmax(_logits(probe, cells)), 0).sum()
     return -picked / jnp.maximum(one_hot.sum(), 1)
 
 
-def _logits(probe: Probe, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w f f classes"]:
-    channels = (1, 1, 1, -1)
-    whitened = (latents - probe.mean.reshape(channels)) @ probe.whitening
-    flat = whitened @ probe.kernel + probe.bias.reshape(channels)
-    return flat.reshape(*latents.shape[:3], probe.factor, probe.factor, palette.NUM_CLASSES)
+def _logits(probe: Probe, cells: Float[Array, "cells c"]) -> Float[Array, "cells f*f classes"]:
+    flat = (cells - probe.mean[None]) @ probe.whitening @ probe.kernel + probe.bias[None]
+    return flat.reshape(len(cells), -1, palette.NUM_CLASSES)
 
 
 @jax.jit
 def predict(probe: Probe, latents: Float[Array, "b h w c"]) -> UInt8[Array, "b h*f w*f"]:
     """The most likely class of every pixel."""
-    b, h, w, _ = latents.shape
-    classes = _logits(probe, latents).argmax(-1).astype(jnp.uint8)
-    return classes.transpose(0, 1, 3, 2, 4).reshape(b, h * probe.factor, w * probe.factor)
+    (b, h, w, c), f = latents.shape, probe.factor
+    classes = _logits(probe, latents.reshape(-1, c)).argmax(-1).astype(jnp.uint8)
+    return classes.reshape(b, h, w, f, f).transpose(0, 1, 3, 2, 4).reshape(b, h * f, w * f)

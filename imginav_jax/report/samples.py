@@ -1,6 +1,7 @@
 """The report's pictures of single layouts, at full size: what each run makes of the same ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,6 @@ from imginav_jax.report.subjects import RGB, SEGMENTATION, Outputs
 _ZOOM = 8  # a crop's side is the image's divided by it
 _KINDS = "best", "median", "worst"
 
-Reconstruct = Callable[[UInt8[np.ndarray, "b h w 3"]], Outputs]  # of one run
-
 
 class Extremes(NamedTuple):
     """Layouts by a metric, by their position in the split."""
@@ -29,6 +28,38 @@ class Extremes(NamedTuple):
     best: int
     median: int
     worst: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Some layouts, and what each run makes of them; rows are in the order of `indices`.
+
+    Attributes:
+      indices: positions in the split.
+      layout_ids: their names.
+      images: the originals.
+      made: by run's label.
+    """
+
+    indices: list[int]
+    layout_ids: list[str]
+    images: UInt8[np.ndarray, "n h w 3"]
+    made: Mapping[str, Outputs]
+
+    @classmethod
+    def make(
+        cls,
+        indices: Iterable[int],
+        source: LayoutSource,
+        reconstruct: Mapping[str, Callable[[UInt8[np.ndarray, "n h w 3"]], Outputs]],
+    ) -> "Samples":
+        chosen = sorted(set(indices))
+        images = np.stack([decode_layout(source[index]["image"]) for index in chosen])
+        made = {label: run(images) for label, run in reconstruct.items()}
+        return cls(chosen, [source.layout_id(index) for index in chosen], images, made)
+
+    def row(self, index: int) -> int:
+        return self.indices.index(index)
 
 
 def layout_values(result: Result, metric: str) -> Float[np.ndarray, " layouts"]:
@@ -47,46 +78,41 @@ def find_extremes(results: Sequence[Result], metric: str) -> Extremes | None:
     return Extremes(int(ordered[0]), int(ordered[len(ordered) // 2]), int(ordered[-1]))
 
 
-def draw_extremes(
-    results: Sequence[Result], metric: str, runs: Mapping[str, Reconstruct], source: LayoutSource
-) -> Image.Image | None:
+def draw_extremes(results: Sequence[Result], metric: str, found: Extremes, samples: Samples) -> Image.Image:
     """The best, the median and the worst layout, a row each: the original, and what each run makes of it."""
-    found = find_extremes(results, metric)
-    if found is None:
-        return None
-    images = _read(source, found)
-    columns = [images, *(reconstruct(images)[RGB] for reconstruct in runs.values())]
-    title = []
-    for kind, index in zip(_KINDS, found, strict=True):
-        values = [
-            f"{result.label} {layout_values(result, metric)[index]:.{METRICS[metric].digits}f}" for result in results
-        ]
-        title.append(f"{kind}: {source.layout_id(index)}, {', '.join(values)}")
-    return evaluate.picture_grid(columns, ["original", *runs], [METRICS[metric].label, *title])
+    rows = [samples.row(index) for index in found]
+    columns = [samples.images[rows], *(made[RGB][rows] for made in samples.made.values())]
+    title, digits = [METRICS[metric].label], METRICS[metric].digits
+    values = {result.label: layout_values(result, metric) for result in results}
+    for kind, index, row in zip(_KINDS, found, rows, strict=True):
+        of_layout = [f"{label} {each[index]:.{digits}f}" for label, each in values.items()]
+        title.append(f"{kind}: {samples.layout_ids[row]}, {', '.join(of_layout)}")
+    return evaluate.picture_grid(columns, ["original", *samples.made], title)
 
 
-def draw_layout(index: int, runs: Mapping[str, Reconstruct], source: LayoutSource) -> Image.Image:
+def draw_layout(index: int, samples: Samples) -> Image.Image:
     """One layout: original and every run at full size, their errors and class maps, and two crops enlarged.
 
     The crops are where all runs together go most wrong in walls and in small objects.
     """
-    (image,) = _read(source, [index])
-    made = {label: {output: each[0] for output, each in run(image[None]).items()} for label, run in runs.items()}
-    pictures = [each[RGB] for each in made.values()]
+    row = samples.row(index)
+    image = samples.images[row]
+    made = [{output: each[row] for output, each in outputs.items()} for outputs in samples.made.values()]
+    pictures = [each[RGB] for each in made]
     errors = [evaluate.show_error(image, picture) for picture in pictures]
     rows = [[image, *pictures], [np.full_like(image, 255), *errors]]
-    if all(SEGMENTATION in each for each in made.values()):
+    if all(SEGMENTATION in each for each in made):
         true = evaluate.true_classes_in_color(image)
-        rows.append([true, *(evaluate.color_classes(each[SEGMENTATION]) for each in made.values())])
+        rows.append([true, *(evaluate.color_classes(each[SEGMENTATION]) for each in made)])
     for wrong in _wrong_places(image, pictures):
         crop = _worst_window(wrong, image.shape[0] // _ZOOM)
         rows.append([_enlarge(each[crop]) for each in (image, *pictures)])
     title = [
-        f"{source.layout_id(index)}; below: error x{evaluate.ERROR_GAIN}, classes of the segmentation head,",
+        f"{samples.layout_ids[row]}; below: error x{evaluate.ERROR_GAIN}, classes of the segmentation head,",
         f"the worst walls x{_ZOOM}, the worst small objects x{_ZOOM}",
     ]
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    return evaluate.picture_grid(columns, ["original", *runs], title)
+    return evaluate.picture_grid(columns, ["original", *samples.made], title)
 
 
 def _wrong_places(
@@ -112,7 +138,3 @@ def _worst_window(wrong: Float[np.ndarray, "h w"], side: int) -> tuple[slice, sl
 
 def _enlarge(crop: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h*z w*z 3"]:
     return crop.repeat(_ZOOM, 0).repeat(_ZOOM, 1)
-
-
-def _read(source: LayoutSource, indices: Sequence[int]) -> UInt8[np.ndarray, "b h w 3"]:
-    return np.stack([decode_layout(source[index]["image"]) for index in indices])

@@ -1,0 +1,364 @@
+"""Reports on real, tiny runs: what is written, what is reused, and what is said of runs that are amiss."""
+
+import csv
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from test_encode import complaint, run
+
+from configs import report as report_config
+from configs.phase1_2 import get_config
+from conftest import REAL_LAYOUTS, ROOT
+from imginav_jax import autoencoder, train, weights
+from imginav_jax.datasets import palette
+from imginav_jax.errors import UserError
+from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.report import build, measure, runs
+from imginav_jax.report.__main__ import load_config
+from imginav_jax.report.metric_table import METRICS
+from imginav_jax.report.subjects import PROBE, RGB, SEGMENTATION
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = {"R1": "phase1_2_AE_R1_ds3_quick", "R2": "phase1_2_AE_R2_ds4_quick", "R3": "phase1_2_AE_R3_ds5_quick"}
+
+
+def train_tiny(folder, argument, **overrides):
+    config = get_config(argument)
+    settings = {
+        "data.image_size": 32,
+        "data.synthetic_size": 60,
+        "data.cache_dir": str(folder / "cache"),
+        "phase_dir": str(folder / "phase"),
+        "model.base_channels": 16,
+        "batch_size": 4,
+        "num_epochs": 2,
+        "optimizer.learning_rate": 3e-3,
+        "samples.count": 1,
+        **overrides,
+    }
+    config.update_from_flattened_dict(settings)
+    work = folder / "work" / argument.partition(",")[0]
+    train.train(config, str(work))
+    return work
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """R1, R2 and R3, two epochs of twelve steps each; its folders are not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    for label in NAMES:
+        train_tiny(folder, f"{label},quick")
+    return folder
+
+
+def fast_config(**overrides):
+    config = report_config.get_config()
+    config.update_from_flattened_dict({"probe.steps": 20, "bootstrap.samples": 50, **overrides})
+    return config
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    """`fast_config` as a user would write it, with a margin that everything is within."""
+    path = tmp_path_factory.mktemp("config") / "report.py"
+    path.write_text(f"""import runpy
+
+def get_config():
+    config = runpy.run_path({str(ROOT / "configs" / "report.py")!r})["get_config"]()
+    config.probe.steps, config.bootstrap.samples = 20, 50
+    config.bootstrap.min_scenes, config.decision.margin = 1, 0.99
+    return config
+""")
+    return path
+
+
+@pytest.fixture(scope="session")
+def reported(trained, config_file):
+    """The folder of a report by the command line, and what it said."""
+    out = trained / "report"
+    options = "--out", out, "--config", config_file, "--write-next-config", trained / "phase1_3.py"
+    result = run("report", trained / "phase", *options)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+def rows_of(out):
+    with (out / "metrics.csv").open(newline="") as file:
+        return {(row["label"], row["output"]): row for row in csv.DictReader(file)}
+
+
+def test_the_screen_has_a_table_a_decision_and_where_the_page_is(reported):
+    out, screen = reported
+    for label, latent in (("R1", "4x4x16"), ("R2", "2x2x16"), ("R3", "1x1x16"), ("majority colour, 4x4", "4x4x1")):
+        assert re.search(rf"^ *{label} +{latent} ", screen, re.MULTILINE), label
+    assert "R1, R2, R3     Take R3, the 1x1x16 latent: every detail metric is within 99 points of R1" in screen
+    assert str(out / "index.html") in screen
+
+
+def test_every_file_is_there_and_the_page_needs_no_other(reported):
+    out, _ = reported
+    page = (out / "index.html").read_text()
+    pictures = sorted(out.glob("*.png"))
+    assert {"detail.png", "classes_iou.png", "bands.png", "quality_latent.png", "curves.png"} <= {
+        p.name for p in pictures
+    }
+    assert len(list(out.glob("layout_*.png"))) == 4
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == len(pictures)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    for text in ("R1", "Synthetic layouts", "arXiv:2003.07311", "Take R3"):
+        assert text in page
+    stored = json.loads((out / "metrics.json").read_text())
+    assert stored["decisions"]["R1, R2, R3"]["winner"] == "R3"
+    assert stored["layouts"] == 12
+    assert "NaN" not in (out / "metrics.json").read_text()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_chromium_shows_every_figure_without_an_error(reported, tmp_path):
+    out, _ = reported
+    page = (out / "index.html").read_text()
+    probe = """<script>addEventListener("load", () => {
+      document.title = JSON.stringify([...document.images].map(each => each.naturalWidth));
+    })</script></body>"""
+    (tmp_path / "page.html").write_text(page.replace("</body>", probe))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=10000",
+               "--dump-dom", (tmp_path / "page.html").as_uri()]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    widths = json.loads(re.findall(r"<title>(.*?)</title>", shown.stdout)[0])
+    assert len(widths) == len(list(out.glob("*.png")))
+    assert min(widths) > 100
+    assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
+
+
+def test_numbers_are_those_of_the_runs_own_pictures(reported, trained):
+    out, _ = reported
+    rows = rows_of(out)
+    assert {output for label, output in rows if label == "R1"} == {RGB, SEGMENTATION, PROBE}
+    found = runs.find([trained / "phase"])
+    source = LayoutSource(found.runs[0].trained.find_data(), "validation")
+    batches = list(measure.read_batches(source))
+    assert [count for _, count in batches] == [8, 4]
+    images = np.concatenate([images[:count] for images, count in batches])
+    made = autoencoder.load(trained / "work" / "R2").reconstruct(images)
+    row = rows["R2", RGB]
+    assert float(row["mse"]) == pytest.approx(np.square((made.images / 127.5) - (images / 127.5)).mean(), rel=1e-5)
+    assert float(row["mse_low"]) <= float(row["mse"]) <= float(row["mse_high"])
+    right = (palette.COLORS[made.classes] == images).all(-1)
+    assert float(rows["R2", SEGMENTATION]["pixel_accuracy"]) == pytest.approx(right.mean(), rel=1e-6)
+    assert rows["R2", SEGMENTATION]["psnr"] == "nan"
+    unshuffled = rows["R1 unshuffled, 2x2x64", RGB]
+    assert [unshuffled[name] for name in METRICS] == [rows["R1", RGB][name] for name in METRICS]
+
+
+def test_the_next_config_is_the_winner(reported, trained):
+    config = runpy.run_path(str(trained / "phase1_3.py"))["get_config"]()
+    assert isinstance(config, ConfigDict)
+    assert config.model.to_dict() == {"latent_channels": 16, "base_channels": 16, "downsampling_steps": 5}
+    loaded = weights.load(Path(config.init_from))
+    assert loaded.step == config.init_step
+    assert weights.digest(loaded.params) == config.init_sha256
+    assert Path(config.init_from) == trained / "work" / "R3"
+
+
+def test_a_second_report_measures_nothing_again_and_is_the_same(reported, trained, config_file):
+    out, first = reported
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert "reused" not in first
+    arguments = [str(trained / "phase"), "--out", str(out), "--config", str(config_file)]
+    program = f"""
+import runpy, sys
+sys.argv = ["report", *{arguments!r}]
+runpy.run_module("imginav_jax.report", run_name="__main__")
+assert not {{"tensorflow", "clu", "torch"}} & set(sys.modules)
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "16 of 16 measurements are reused" in result.stdout
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_without_a_winner_no_next_config_is_written(reported, trained, tmp_path):
+    options = "--out", reported[0], "--write-next-config", tmp_path / "next.py"
+    line = complaint(run("report", trained / "phase", *options))
+    assert "next.py is not written: no resolution has won" in line
+    assert not (tmp_path / "next.py").exists()
+
+
+def test_a_config_that_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.py cannot be read: No such file or directory"):
+        load_config(tmp_path / "nowhere.py")
+    (tmp_path / "bad.py").write_text("def get_config():\n    return 1 / 0\n")
+    with pytest.raises(UserError, match=r"bad\.py cannot be used: ZeroDivisionError: division by zero"):
+        load_config(tmp_path / "bad.py")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"decision.margin": 1.5}, r"decision\.margin is 1\.5, expected a share from 0, below 1"),
+        ({"decision.output": "probe"}, r"decision\.output is probe, expected rgb or segmentation"),
+        ({"bootstrap.confidence": 95.0}, r"bootstrap\.confidence is 95\.0, expected between 0 and 1"),
+        ({"probe.steps": 0}, r"probe\.steps is 0, expected 1 or more"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(trained, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        build.build([trained / "phase"], tmp_path / "out", fast_config(**overrides))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_detail_metric_is_named(trained, tmp_path):
+    config = fast_config()
+    config.decision.weights = ConfigDict({"psnr": 1.0})
+    with pytest.raises(UserError, match=r"decision\.weights\.psnr is no metric that is a share"):
+        build.build([trained / "phase"], tmp_path / "out", config)
+
+
+def test_runs_on_other_data_are_refused_by_name(trained, tmp_path):
+    shutil.copytree(trained / "cache", tmp_path / "cache")
+    other = train_tiny(tmp_path, "R2,quick", num_epochs=1, **{"data.synthetic_size": 40, "data.seed": 1})
+    result = run("report", trained / "phase", other, "--out", tmp_path / "out")
+    line = complaint(result)
+    assert "the runs are not comparable: " in line
+    assert re.search(r"data\.layouts is 60 layouts [0-9a-f]+ in phase1_2_AE_R1_ds3_quick, 40 layouts", line)
+    assert "data.seed is 42 in phase1_2_AE_R1_ds3_quick, 1 in phase1_2_AE_R2_ds4_quick" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_run_is_named_and_the_rest_is_reported(trained, tmp_path, config_file):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    shutil.copytree(trained / "report" / "computed", out / "computed")
+    paths = trained / "work" / "R1", tmp_path / "empty", tmp_path / "nowhere", trained / "work" / "R2"
+    result = run("report", *paths, "--out", out, "--config", config_file)
+    assert result.returncode == 1
+    assert "empty has no *_experiment.json of a run, expected a phase folder or a workdir" in result.stdout
+    assert "nowhere is no directory" in result.stdout
+    assert "Undecided, because R3 is missing." in result.stdout
+    assert ("R2", RGB) in rows_of(out)
+    assert "nowhere is no directory" in (out / "index.html").read_text()
+    line = complaint(run("report", tmp_path / "empty", "--out", tmp_path / "other"))
+    assert "no run in" in line
+    assert not (tmp_path / "other").exists()
+
+
+def copy_run(trained, folder, label, name=None, experiment=None, **changes):
+    """A run's workdir under another name and as another experiment, with changes in its fingerprint."""
+    work = Path(shutil.copytree(trained / "work" / label, folder))
+    for path in work.glob(f"{NAMES[label]}_*"):
+        path.rename(path.with_name(path.name.replace(NAMES[label], name or NAMES[label])))
+    path = work / f"{name or NAMES[label]}_experiment.json"
+    description = json.loads(path.read_text())
+    description["workdir"] = str(work)
+    description["config"]["experiment"] = experiment or label
+    description["fingerprint"] |= {"name": name or NAMES[label], **changes}
+    path.write_text(json.dumps(description))
+    return work
+
+
+def test_half_finished_and_missing_runs_are_named(trained, tmp_path):
+    works = [copy_run(trained, tmp_path / label, label) for label in NAMES]
+    (works[1] / f"{NAMES['R2']}_summary.json").unlink()
+    shutil.rmtree(works[2] / "checkpoints")
+    found = runs.find(works)
+    assert [(run.name, run.is_finished) for run in found.runs] == [(NAMES["R1"], True), (NAMES["R2"], False)]
+    assert found.problems == [
+        f"{NAMES['R2']}: not finished, 2 of 2 epochs; measured as it is",
+        f"{NAMES['R3']}: no checkpoint in {works[2] / 'checkpoints'}; where its workdir has moved, name that",
+    ]
+    assert found.unusable == []
+    (works[0] / "checkpoints" / str(found.runs[0].trained.weights.step) / "checkpoint.json").write_text("{}")
+    found = runs.find(works)
+    assert [run.name for run in found.runs] == [NAMES["R2"]]
+    assert "checkpoint.json is damaged" in found.problems[0]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_group(trained, tmp_path):
+    works = [
+        trained / "work" / "R1",
+        copy_run(trained, tmp_path / "a", "R1", "seven", seed=7),
+        copy_run(trained, tmp_path / "b", "R2", "slow", **{"optimizer.learning_rate": 1e-5}),
+        trained / "work" / "R2",
+    ]
+    groups = runs.find(works).groups
+    assert [(group.label, [run.seed for run in group.runs]) for group in groups] == [
+        ("R1", [7, 42]),
+        (NAMES["R2"], [42]),
+        ("slow", [42]),
+    ]
+    lines = runs.differing_settings([run for group in groups for run in group.runs])
+    assert [line.partition(":")[0] for line in lines] == ["optimizer.learning_rate"]
+    assert "1e-05 in slow" in lines[0]
+    assert len(runs.find([trained / "work" / "R1", trained / "phase"]).runs) == 3, "a run counts once"
+
+
+def test_two_seeds_are_reported_together(trained, tmp_path):
+    works = trained / "work" / "R1", copy_run(trained, tmp_path / "a", "R1", "seven", seed=7)
+    report, out = build.build(works, tmp_path / "out", fast_config())
+    (result,) = [result for result in report.results if result.kind == "run"]
+    assert (result.label, result.num_runs) == ("R1", 2)
+    assert rows_of(out)["R1", RGB]["runs"] == "2"
+    assert "R2 and R3 are missing" in report.first_decision.sentence or "scenes" in report.first_decision.sentence
+
+
+def test_the_matched_volume_arm_takes_r2_for_v2(trained, tmp_path):
+    config = fast_config(**{"bootstrap.min_scenes": 1})
+    work = copy_run(trained, tmp_path / "V1", "R1", "matched", "V1")
+    report, _ = build.build([work, trained / "phase"], tmp_path / "out", config)
+    assert list(report.decisions) == ["R1, R2, R3", "V1, R2, V3"]
+    assert report.decisions["V1, R2, V3"].sentence == "Undecided, because V3 is missing."
+
+
+def test_a_torn_line_is_left_out_and_named(trained, tmp_path):
+    work = shutil.copytree(trained / "work" / "R1", tmp_path / "R1")
+    path = work / f"{NAMES['R1']}_metrics.csv"
+    content = path.read_text()
+    path.write_text(content[:-30])
+    found = runs.find([work])
+    assert [row["epoch"] for row in found.runs[0].rows] == ["1"]
+    assert f"{NAMES['R1']}: line 3 of {path} is torn and left out" in found.problems
+    path.write_text(content.rstrip())  # whole, but who knows
+    assert len(runs.find([work]).runs[0].rows) == 1
+    path.unlink()
+    found = runs.find([work])
+    assert found.runs[0].rows == []
+    assert found.problems == [f"{NAMES['R1']}: no metrics CSV, so no curves and no speed"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path):
+    (tmp_path / "file").touch()
+    line = complaint(run("report", trained / "phase", "--out", tmp_path / "file" / "report"))
+    assert f"--out {tmp_path / 'file' / 'report'} cannot be written: Not a directory" in line
+
+
+def test_a_damaged_benchmark_is_named_and_passed_over(trained, tmp_path):
+    phase = shutil.copytree(trained / "phase", tmp_path / "phase")
+    (phase / "benchmark_cpu_float32.json").write_text("{}")
+    shutil.copytree(trained / "report" / "computed", phase / "report" / "computed")
+    report, out = build.build([phase], None, report_config.get_config())
+    assert out == phase / "report"
+    assert report.benchmarks == []
+    assert any("benchmark_cpu_float32.json" in problem for problem in report.found.problems)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_LAYOUTS.exists(), reason="the real layouts are not at hand")
+def test_the_real_layouts_are_reported_at_full_size(tmp_path):
+    manifest = {"data.manifest": str(REAL_LAYOUTS / "layouts.csv"), "data.image_size": 512}
+    for label in NAMES:
+        train_tiny(tmp_path, f"{label},quick", batch_size=1, num_epochs=1, **manifest)
+    result = run("report", tmp_path / "phase", timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert "Undecided, because the validation split has 1 scenes, and an interval needs 10." in result.stdout
+    assert len(list((tmp_path / "phase" / "report").glob("layout_*.png"))) == 1
