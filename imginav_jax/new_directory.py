@@ -1,8 +1,9 @@
-"""A directory that appears whole or not at all."""
+"""Directories to write to: one that appears whole or not at all, one that is there already or is made."""
 
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,17 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} cannot be written: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_writable(path: Path, option: str) -> None:
+    """Makes the folder where it is missing, before minutes are spent on what is to stand there.
+
+    Raises:
+      UserError: a file cannot be made in it; names the option.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {path} cannot be written: {error.strerror}") from None

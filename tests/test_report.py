@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from test_encode import complaint, run
+from test_train import tiny_config
 
 from configs import report as report_config
-from configs.phase1_2 import get_config
 from conftest import REAL_LAYOUTS, ROOT
 from imginav_jax import autoencoder, train, weights
 from imginav_jax.datasets import palette
@@ -31,22 +31,9 @@ NAMES = {"R1": "phase1_2_AE_R1_ds3_quick", "R2": "phase1_2_AE_R2_ds4_quick", "R3
 
 
 def train_tiny(folder, argument, **overrides):
-    config = get_config(argument)
-    settings = {
-        "data.image_size": 32,
-        "data.synthetic_size": 60,
-        "data.cache_dir": str(folder / "cache"),
-        "phase_dir": str(folder / "phase"),
-        "model.base_channels": 16,
-        "batch_size": 4,
-        "num_epochs": 2,
-        "optimizer.learning_rate": 3e-3,
-        "samples.count": 1,
-        **overrides,
-    }
-    config.update_from_flattened_dict(settings)
+    settings = {"data.synthetic_size": 60, "num_epochs": 2, "optimizer.learning_rate": 3e-3, "samples.count": 1}
     work = folder / "work" / argument.partition(",")[0]
-    train.train(config, str(work))
+    train.train(tiny_config(folder, argument, **settings | overrides), str(work))
     return work
 
 
@@ -65,19 +52,22 @@ def fast_config(**overrides):
     return config
 
 
-@pytest.fixture(scope="session")
-def config_file(tmp_path_factory):
+def write_config(path, min_scenes):
     """`fast_config` as a user would write it, with a margin that everything is within."""
-    path = tmp_path_factory.mktemp("config") / "report.py"
     path.write_text(f"""import runpy
 
 def get_config():
     config = runpy.run_path({str(ROOT / "configs" / "report.py")!r})["get_config"]()
     config.probe.steps, config.bootstrap.samples = 20, 50
-    config.bootstrap.min_scenes, config.decision.margin = 1, 0.99
+    config.bootstrap.min_scenes, config.decision.margin = {min_scenes}, 0.99
     return config
 """)
     return path
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("config") / "report.py", 1)
 
 
 @pytest.fixture(scope="session")
@@ -189,7 +179,9 @@ assert not {{"tensorflow", "clu", "torch"}} & set(sys.modules)
 
 
 def test_without_a_winner_no_next_config_is_written(reported, trained, tmp_path):
-    options = "--out", reported[0], "--write-next-config", tmp_path / "next.py"
+    config, out = write_config(tmp_path / "report.py", 10), tmp_path / "out"
+    shutil.copytree(reported[0] / "computed", out / "computed")
+    options = "--out", out, "--config", config, "--write-next-config", tmp_path / "next.py"
     line = complaint(run("report", trained / "phase", *options))
     assert "next.py is not written: no resolution has won" in line
     assert not (tmp_path / "next.py").exists()
@@ -236,10 +228,10 @@ def test_runs_on_other_data_are_refused_by_name(trained, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_run_is_named_and_the_rest_is_reported(trained, tmp_path, config_file):
+def test_what_is_no_run_is_named_and_the_rest_is_reported(reported, trained, tmp_path, config_file):
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
-    shutil.copytree(trained / "report" / "computed", out / "computed")
+    shutil.copytree(reported[0] / "computed", out / "computed")
     paths = trained / "work" / "R1", tmp_path / "empty", tmp_path / "nowhere", trained / "work" / "R2"
     result = run("report", *paths, "--out", out, "--config", config_file)
     assert result.returncode == 1
@@ -342,11 +334,11 @@ def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path):
     assert f"--out {tmp_path / 'file' / 'report'} cannot be written: Not a directory" in line
 
 
-def test_a_damaged_benchmark_is_named_and_passed_over(trained, tmp_path):
+def test_a_damaged_benchmark_is_named_and_passed_over(reported, trained, tmp_path):
     phase = shutil.copytree(trained / "phase", tmp_path / "phase")
     (phase / "benchmark_cpu_float32.json").write_text("{}")
-    shutil.copytree(trained / "report" / "computed", phase / "report" / "computed")
-    report, out = build.build([phase], None, report_config.get_config())
+    shutil.copytree(reported[0] / "computed", phase / "report" / "computed")
+    report, out = build.build([phase], None, fast_config())
     assert out == phase / "report"
     assert report.benchmarks == []
     assert any("benchmark_cpu_float32.json" in problem for problem in report.found.problems)

@@ -28,8 +28,8 @@ ORIGINAL_COLUMNS = [
 ]
 
 
-def tiny_config(folder, **overrides):
-    config = get_config("R1,quick")
+def tiny_config(folder, argument="R1,quick", **overrides):
+    config = get_config(argument)
     changes = {
         "data.image_size": 32,
         "data.synthetic_size": 30,

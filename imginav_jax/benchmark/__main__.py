@@ -7,14 +7,14 @@ a small latent-diffusion model and of a ControlNet on it.  Any field of the conf
 import functools
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from imginav_jax import command_line
-from imginav_jax.errors import RunError, UserError
+from imginav_jax.errors import RunError
+from imginav_jax.new_directory import make_writable
 from imginav_jax.progress import log_to_stdout, logger
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
@@ -53,7 +53,9 @@ def measure_phase() -> None:
     from imginav_jax.benchmark import phase, results, table
 
     phase.experiments(_CONFIG.value)  # before a folder is made
-    out = _make_folder(*("config.phase_dir", _CONFIG.value.phase_dir) if _OUT.value is None else ("--out", _OUT.value))
+    option, name = ("config.phase_dir", _CONFIG.value.phase_dir) if _OUT.value is None else ("--out", _OUT.value)
+    out = Path(name).expanduser()
+    make_writable(out, option)
     try:
         found = phase.measure(_CONFIG.value, _ROUNDS.value)
     except jax.errors.JaxRuntimeError as error:
@@ -65,18 +67,6 @@ def measure_phase() -> None:
     logger.info("Results      %s", path)
     if _JSON.value:
         sys.stdout.write(json.dumps(found.dump()) + "\n")
-
-
-def _make_folder(option: str, name: str) -> Path:
-    """A folder that files can be made in, before minutes are spent on what is to stand there."""
-    folder = Path(name).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{option} {folder} cannot be written: {error.strerror}") from None
-    return folder
 
 
 if __name__ == "__main__":

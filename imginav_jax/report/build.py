@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from imginav_jax.datasets.preparation import TRAIN, VALIDATION
 from imginav_jax.errors import UserError
 from imginav_jax.experiment import Config
 from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.new_directory import make_writable
 from imginav_jax.progress import logger
 from imginav_jax.report import cost, gallery, page, runs, tables
 from imginav_jax.report.bootstrap import Estimate
@@ -50,7 +50,7 @@ def build(paths: Sequence[Path], out: Path | None, config: Config) -> tuple[Repo
         raise UserError(f"no run in {', '.join(map(str, paths))} can be reported on")
     runs.require_comparable(found.runs)
     out = out or found.runs[0].phase_dir / "report"
-    _require_writable(out)
+    make_writable(out, "--out")
     data = found.runs[0].trained.find_data()
     validation = LayoutSource(data, VALIDATION)
     probe_data = ProbeData(
@@ -91,15 +91,6 @@ def check_config(config: Config) -> None:
     ):
         if not is_valid:
             raise UserError(f"{key} is {value}, expected {expected}")
-
-
-def _require_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def _find_benchmarks(found: Found) -> list[Benchmark]:
