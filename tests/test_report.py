@@ -18,6 +18,7 @@ from test_train import tiny_config
 from configs import report as report_config
 from conftest import REAL_LAYOUTS, ROOT
 from imginav_jax import autoencoder, train, weights
+from imginav_jax.benchmark import results
 from imginav_jax.datasets import palette
 from imginav_jax.errors import UserError
 from imginav_jax.input_pipeline import LayoutSource
@@ -334,14 +335,37 @@ def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path):
     assert f"--out {tmp_path / 'file' / 'report'} cannot be written: Not a directory" in line
 
 
-def test_a_damaged_benchmark_is_named_and_passed_over(reported, trained, tmp_path):
-    phase = shutil.copytree(trained / "phase", tmp_path / "phase")
-    (phase / "benchmark_cpu_float32.json").write_text("{}")
+def make_benchmark(card, seconds):
+    """`seconds`: of a ControlNet's training step, by run."""
+    sides, whole = {"R1": 4, "R2": 2, "R3": 1}, results.Spread(1.0, 1.0, 1.0)
+
+    def step(median):
+        timing = results.Timing(results.Spread(median, median, median), whole)
+        return results.TrainingStepCost(1, 1.0, 1.0, timing, whole)
+
+    diffusion = [
+        results.DiffusionCost((label,), (side, side, 16), step(2.0), step(seconds[label]))
+        for label, side in sides.items()
+    ]
+    return results.Benchmark(card, "gpu", 1, "0", "float32", 32, 4, 1, (), tuple(diffusion))
+
+
+def test_costs_are_charted_card_by_card_and_the_first_breaks_the_tie(reported, trained, tmp_path):
+    phase = Path(shutil.copytree(trained / "phase", tmp_path / "phase"))
+    results.save(phase, make_benchmark("Card A", {"R1": 3.0, "R2": 1.0, "R3": 2.0}))
+    results.save(phase, make_benchmark("Card B", {"R1": 0.3, "R2": 0.2, "R3": 0.1}))
+    (phase / "benchmark_z_float32.json").write_text("{}")
     shutil.copytree(reported[0] / "computed", phase / "report" / "computed")
-    report, out = build.build([phase], None, fast_config())
+    config = fast_config(**{"bootstrap.min_scenes": 1, "decision.margin": 0.99})
+    report, out = build.build([phase], None, config)
     assert out == phase / "report"
-    assert report.benchmarks == []
-    assert any("benchmark_cpu_float32.json" in problem for problem in report.found.problems)
+    assert [benchmark.device_kind for benchmark in report.benchmarks] == ["Card A", "Card B"]
+    assert len(list(out.glob("quality_cost_*.png"))) == 2, "a chart a card"
+    assert report.first_decision.winner == "R2", "the cheapest on the first card, though R3 has fewer cells"
+    assert "at 0.33 times its cost" in report.first_decision.sentence
+    assert any("benchmark_z_float32.json" in problem for problem in report.found.problems)
+    page = (out / "index.html").read_text()
+    assert page.count("<h3>Card ") == 2
 
 
 @pytest.mark.slow
