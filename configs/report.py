@@ -46,9 +46,9 @@ def get_config() -> Any:
 
     config.probe = config_dict.ConfigDict()  # the linear probe from latents to classes
     config.probe.layouts = 1000  # training layouts that it learns from, at most
-    config.probe.steps = 500  # of Adam
+    config.probe.steps = 600  # of Adam
     config.probe.batch_pixels = 65_536  # in the cells of a step
     config.probe.penalty = 1e-3  # of the squared weights on whitened latents, a pixel of the cell
-    config.probe.learning_rate = 0.05  # at the start; falls to 0 along a cosine
+    config.probe.learning_rate = 0.15  # at the start; falls to 0 along a cosine
     config.probe.seed = 0  # of the batches
     return config

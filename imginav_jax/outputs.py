@@ -90,10 +90,14 @@ def compare_fingerprints(place: str, found: dict[str, Any], expected: dict[str, 
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """UserError where the file cannot be read or holds no JSON object."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} cannot be read: it holds no JSON object")
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

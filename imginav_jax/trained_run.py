@@ -58,7 +58,13 @@ class TrainedRun:
             directory = preparation.prepared_directory(self.experiment.cache_dir, self.data["key"])
             if directory.exists():
                 return directory
-        return self.prepare_data(None, None, None).directory
+            prepared = preparation.prepare(self._spec(None, None), self.experiment.cache_dir)
+            if prepared.key == self.data["key"]:
+                return prepared.directory
+        raise UserError(
+            f"the layouts that {self.directory} was trained on are gone: its data set is no more in the cache, and "
+            "its manifest is missing or has changed"
+        )
 
     def _spec(self, manifest: str | None, root: str | None) -> DataSpec:
         if self.experiment is None:

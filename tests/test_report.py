@@ -22,8 +22,7 @@ from imginav_jax.benchmark import results
 from imginav_jax.datasets import palette
 from imginav_jax.errors import UserError
 from imginav_jax.input_pipeline import LayoutSource
-from imginav_jax.report import build, measure, runs
-from imginav_jax.report.__main__ import load_config
+from imginav_jax.report import build, measure, runs, settings
 from imginav_jax.report.metric_table import METRICS
 from imginav_jax.report.subjects import PROBE, RGB, SEGMENTATION
 
@@ -156,9 +155,37 @@ def test_the_next_config_is_the_winner(reported, trained):
     assert isinstance(config, ConfigDict)
     assert config.model.to_dict() == {"latent_channels": 16, "base_channels": 16, "downsampling_steps": 5}
     loaded = weights.load(Path(config.init_from))
-    assert loaded.step == config.init_step
+    assert Path(config.init_checkpoint) == trained / "work" / "R3" / "checkpoints" / str(loaded.step)
     assert weights.digest(loaded.params) == config.init_sha256
     assert Path(config.init_from) == trained / "work" / "R3"
+
+
+def test_a_damaged_measurement_is_made_again(reported, trained, tmp_path, caplog):
+    out, _ = reported
+    shutil.copytree(out / "computed", tmp_path / "out" / "computed")
+    first, *_ = sorted((tmp_path / "out" / "computed").iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    with caplog.at_level("INFO", "imginav_jax"):
+        build.build([trained / "phase"], tmp_path / "out", fast_config())
+    assert "15 of 16 measurements are reused" in caplog.text
+    assert first.read_bytes() == (out / "computed" / first.name).read_bytes()
+
+
+def test_data_that_is_gone_or_damaged_is_named(trained, tmp_path):
+    work = copy_run(trained, tmp_path / "R1", "R1")
+    path = work / f"{NAMES['R1']}_experiment.json"
+    description = json.loads(path.read_text())
+    description["config"]["data"]["cache_dir"] = str(shutil.copytree(trained / "cache", tmp_path / "cache"))
+    path.write_text(json.dumps(description))
+    (key,) = (each.parent for each in (tmp_path / "cache").glob("*/imginav_layouts"))
+    for record in key.rglob("*validation*"):
+        record.write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be read: .*; delete it, and it is prepared anew"):
+        build.build([work], tmp_path / "out", fast_config())
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(key)
+    build.build([work], tmp_path / "out", fast_config())
+    assert key.exists(), "prepared anew"
 
 
 def test_a_second_report_measures_nothing_again_and_is_the_same(reported, trained, config_file):
@@ -190,10 +217,10 @@ def test_without_a_winner_no_next_config_is_written(reported, trained, tmp_path)
 
 def test_a_config_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.py cannot be read: No such file or directory"):
-        load_config(tmp_path / "nowhere.py")
+        settings.load(tmp_path / "nowhere.py")
     (tmp_path / "bad.py").write_text("def get_config():\n    return 1 / 0\n")
     with pytest.raises(UserError, match=r"bad\.py cannot be used: ZeroDivisionError: division by zero"):
-        load_config(tmp_path / "bad.py")
+        settings.load(tmp_path / "bad.py")
 
 
 @pytest.mark.parametrize(
@@ -211,11 +238,27 @@ def test_a_value_that_cannot_be_is_named(trained, tmp_path, overrides, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_detail_metric_is_named(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"psnr": 1.0}, r"decision\.weights\.psnr is 1\.0, expected a metric that is a share, higher is better"),
+        ({"depth": 1.0}, r"decision\.weights\.depth is 1\.0, expected a metric"),
+        ({"mean_iou": -1.0}, "expected none below 0"),
+        ({"mean_iou": 0.0}, "expected one above 0"),
+    ],
+)
+def test_weights_that_weigh_nothing_are_named(weights, message):
     config = fast_config()
-    config.decision.weights = ConfigDict({"psnr": 1.0})
-    with pytest.raises(UserError, match=r"decision\.weights\.psnr is no metric that is a share"):
-        build.build([trained / "phase"], tmp_path / "out", config)
+    config.decision.weights = ConfigDict(weights)
+    with pytest.raises(UserError, match=message):
+        settings.check(config)
+
+
+def test_a_part_that_is_missing_is_named():
+    config = fast_config()
+    del config.probe
+    with pytest.raises(UserError, match=r"the report's config is incomplete: .*probe"):
+        settings.check(config)
 
 
 def test_runs_on_other_data_are_refused_by_name(trained, tmp_path):
@@ -264,17 +307,33 @@ def test_half_finished_and_missing_runs_are_named(trained, tmp_path):
     works = [copy_run(trained, tmp_path / label, label) for label in NAMES]
     (works[1] / f"{NAMES['R2']}_summary.json").unlink()
     shutil.rmtree(works[2] / "checkpoints")
-    found = runs.find(works)
+    found = runs.find([*works, *works])
     assert [(run.name, run.is_finished) for run in found.runs] == [(NAMES["R1"], True), (NAMES["R2"], False)]
-    assert found.problems == [
-        f"{NAMES['R2']}: not finished, 2 of 2 epochs; measured as it is",
-        f"{NAMES['R3']}: no checkpoint in {works[2] / 'checkpoints'}; where its workdir has moved, name that",
-    ]
+    missing = f"{NAMES['R3']}: no checkpoint in {works[2] / 'checkpoints'}; where its workdir has moved, name that"
+    assert found.problems == [f"{NAMES['R2']}: not finished, 2 of 2 epochs; measured as it is", missing]
     assert found.unusable == []
+    assert missing not in runs.find([*works, trained / "work" / "R3"]).problems, "it is named"
     (works[0] / "checkpoints" / str(found.runs[0].trained.weights.step) / "checkpoint.json").write_text("{}")
     found = runs.find(works)
     assert [run.name for run in found.runs] == [NAMES["R2"]]
-    assert "checkpoint.json is damaged" in found.problems[0]
+    assert "checkpoint.json is damaged" in found.problems[1]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '"x"', "{}", '{"workdir": null}', '{"config": 1, "fingerprint": []}'])
+def test_a_damaged_description_costs_its_run_alone(trained, tmp_path, content):
+    work = copy_run(trained, tmp_path / "R2", "R2")
+    (work / f"{NAMES['R2']}_experiment.json").write_text(content)
+    found = runs.find([work, trained / "work" / "R1"])
+    assert [run.name for run in found.runs] == [NAMES["R1"]]
+    assert [problem.partition(":")[0] for problem in found.problems] == [NAMES["R2"]]
+
+
+def test_a_second_run_of_the_same_experiment_and_seed_is_left_out_by_name(trained, tmp_path):
+    found = runs.find([trained / "work" / "R1", copy_run(trained, tmp_path / "again", "R1")])
+    assert len(found.runs) == 1
+    (problem,) = found.problems
+    assert f"{tmp_path / 'again'}" in problem
+    assert "are of one experiment and seed" in problem
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_group(trained, tmp_path):
@@ -298,11 +357,11 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(trained, tmp_path):
 
 def test_two_seeds_are_reported_together(trained, tmp_path):
     works = trained / "work" / "R1", copy_run(trained, tmp_path / "a", "R1", "seven", seed=7)
-    report, out = build.build(works, tmp_path / "out", fast_config())
+    report, out = build.build(works, tmp_path / "out", fast_config(**{"bootstrap.min_scenes": 1}))
     (result,) = [result for result in report.results if result.kind == "run"]
     assert (result.label, result.num_runs) == ("R1", 2)
     assert rows_of(out)["R1", RGB]["runs"] == "2"
-    assert "R2 and R3 are missing" in report.first_decision.sentence or "scenes" in report.first_decision.sentence
+    assert report.first_decision.sentence == "Undecided, because R2 and R3 are missing."
 
 
 def test_the_matched_volume_arm_takes_r2_for_v2(trained, tmp_path):
@@ -323,6 +382,14 @@ def test_a_torn_line_is_left_out_and_named(trained, tmp_path):
     assert f"{NAMES['R1']}: line 3 of {path} is torn and left out" in found.problems
     path.write_text(content.rstrip())  # whole, but who knows
     assert len(runs.find([work]).runs[0].rows) == 1
+    columns, first, _ = content.splitlines(keepends=True)
+    path.write_text(columns + first.replace(first.split(",")[14], "garbage"))
+    assert runs.find([work]).runs[0].rows == []
+    for content, message in (("", "has no column epoch"), ("a,b\n1,2\n", "has no column epoch")):
+        path.write_text(content)
+        found = runs.find([work])
+        assert found.runs[0].rows == []
+        assert message in found.problems[0]
     path.unlink()
     found = runs.find([work])
     assert found.runs[0].rows == []

@@ -94,3 +94,11 @@ def test_a_metric_that_does_not_exist_does_not_count():
     found = decide(runs, RULE)
     assert found.winner == "R2"
     assert found.outcomes[1].falls[2].verdict == "within"
+
+
+def test_a_metric_that_only_the_coarser_run_lacks_is_lost():
+    runs = [fixed("R1", 0.9, 0.9), fixed("R2", np.nan, 0.9), fixed("R3", 0.89, 0.89)]
+    found = decide(runs, RULE)
+    assert found.outcomes[1].verdict == "beyond"
+    assert found.outcomes[1].falls[0].value == pytest.approx(0.225)  # (0.9 + 3 x 0) / 4
+    assert decide(runs[:2], RULE).winner == "R1"

@@ -1,6 +1,7 @@
 """The costs that Phase 1.2 compares: of its autoencoders, and of diffusion on each latent that may be chosen."""
 
 from collections.abc import Hashable, Mapping
+from fractions import Fraction
 from typing import TypeVar
 
 import jax
@@ -15,7 +16,8 @@ from imginav_jax.experiment import Config, Experiment
 from imginav_jax.progress import Progress, logger
 
 DOWNSAMPLING_STEPS = {"R1": 3, "R2": 4, "R3": 5}  # the runs differ in nothing else
-MATCHED_VOLUME = {"V1": ("R1", 4), "V2": ("R2", 16), "V3": ("R3", 64)}  # whose cells, and the latent's channels
+# Whose cells, and of four times as many channels each: all latents have as many values as R2's.
+MATCHED_VOLUME = {"V1": ("R1", Fraction(1, 4)), "V2": ("R2", Fraction(1)), "V3": ("R3", Fraction(4))}
 UNSHUFFLES = (2, 4)  # of R1's latent
 
 _Name = TypeVar("_Name", bound=Hashable)
@@ -77,7 +79,11 @@ def latent_shapes(image_size: int, latent_channels: int) -> dict[str, Shape]:
     for factor in UNSHUFFLES:
         side = sides["R1"] // factor
         shapes[f"R1_unshuffle_{factor}"] = side, side, latent_channels * factor**2
-    return shapes | {arm: (sides[run], sides[run], channels) for arm, (run, channels) in MATCHED_VOLUME.items()}
+    matched = {
+        arm: (sides[run], sides[run], max(1, int(latent_channels * times)))
+        for arm, (run, times) in MATCHED_VOLUME.items()
+    }
+    return shapes | matched
 
 
 def group_by_shape(shapes: dict[str, Shape]) -> dict[Shape, tuple[str, ...]]:

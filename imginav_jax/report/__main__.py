@@ -1,27 +1,15 @@
 """From finished runs to a decision: `python -m imginav_jax.report outputs/phase1_2_spatial_resolution`."""
 
 import argparse
-import runpy
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from imginav_jax.errors import UserError
 from imginav_jax.progress import log_to_stdout, logger
 
 _CONFIG = Path(__file__).resolve().parent.parent.parent / "configs" / "report.py"
-_NARROWEST = 140  # columns of the table where there is no terminal
-
-
-def load_config(path: Path) -> Any:
-    """UserError where the file cannot be used."""
-    try:
-        return runpy.run_path(str(path))["get_config"]()
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # whatever a person has written there
-        raise UserError(f"--config {path} cannot be used: {type(error).__name__}: {error}") from None
+_NARROWEST = 150  # columns of the table where there is no terminal
 
 
 def main() -> None:
@@ -34,11 +22,14 @@ def main() -> None:
     parser.add_argument("--write-next-config", type=Path, metavar="FILE", help="start Phase 1.3 from the winner")
     arguments = parser.parse_args()
     log_to_stdout()
+    next_path = arguments.write_next_config and arguments.write_next_config.expanduser()
     try:
-        config = load_config(arguments.config.expanduser())
+        if next_path is not None and next_path.is_dir():
+            raise UserError(f"--write-next-config {next_path} is a folder, expected a file")
         # Imported here: a mistake in the flags is answered at once, and the processes that count start light.
-        from imginav_jax.report import build, next_config, tables
+        from imginav_jax.report import build, next_config, settings, tables
 
+        config = settings.load(arguments.config.expanduser())
         paths = [path.expanduser() for path in arguments.paths]
         report, out = build.build(paths, arguments.out and arguments.out.expanduser(), config)
         width = max(shutil.get_terminal_size().columns, _NARROWEST)
@@ -46,14 +37,18 @@ def main() -> None:
         for arm, decision in report.decisions.items():
             logger.info("%-14s %s", arm, decision.sentence)
         logger.info("%-14s %s", "Report", out / "index.html")
-        if arguments.write_next_config is not None:
-            path, winner = arguments.write_next_config.expanduser(), report.winner()
+        if next_path is not None:
+            winner = report.winner()
             if winner is None:
-                raise UserError(f"--write-next-config {path} is not written: no resolution has won")
-            next_config.write(path, winner, report.first_decision.sentence)
-            logger.info("%-14s %s", "Next config", path)
+                raise UserError(f"--write-next-config {next_path} is not written: no resolution has won")
+            next_config.write(next_path, winner, report.first_decision.sentence)
+            logger.info("%-14s %s", "Next config", next_path)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: the report cannot be written: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; what has been measured is kept")
     if report.found.unusable:
         sys.exit(1)
 

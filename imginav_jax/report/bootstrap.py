@@ -1,10 +1,12 @@
 """How sure a metric is: paired bootstrap over scenes, and over seeds where a run was repeated."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
 
 from imginav_jax.report.counts import Counts
 
@@ -16,19 +18,28 @@ class Estimate(NamedTuple):
 
     value: float
     samples: Float[np.ndarray, " samples"]
+    num_scenes: int | None = None  # that were resampled; None: as many as one likes
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The percentile interval (Efron 1979, doi:10.1214/aos/1176344552); NaN where no sample is a number."""
+        """The expanded percentile interval of Hesterberg 2015 (doi:10.1080/00031305.2015.1089789), NaN without samples.
+
+        A plain percentile interval (Efron 1979, doi:10.1214/aos/1176344552) of few scenes is too narrow, as a normal
+        one is beside Student's: its quantiles are moved out accordingly.
+        """
         ordered = np.sort(self.samples[~np.isnan(self.samples)])
         if not len(ordered):
             return np.nan, np.nan
+        outside = (1 - confidence) / 2
+        if self.num_scenes is not None and self.num_scenes > 1:
+            n = self.num_scenes
+            outside = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(outside, n - 1)))
         # Samples as they are: between two infinite ones (PSNR of no error) nothing can be interpolated.
-        low, high = (ordered[round((len(ordered) - 1) * (1 + side * confidence) / 2)] for side in (-1, 1))
+        low, high = (ordered[round((len(ordered) - 1) * share)] for share in (outside, 1 - outside))
         return float(low), float(high)
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The paired difference: what both have in common, hard scenes say, cancels."""
-        return Estimate(self.value - other.value, self.samples - other.samples)
+        return Estimate(self.value - other.value, self.samples - other.samples, self.num_scenes)
 
 
 class Resampling:
@@ -47,34 +58,36 @@ class Resampling:
             [np.bincount(row, minlength=self._num_scenes) for row in drawn]
         )
 
-    @property
-    def num_scenes(self) -> int:
-        return self._num_scenes
+    def draw_seeds(self, count: int) -> Float[np.ndarray, " samples"]:
+        """How far the mean over all seeds may lie from that of `count`, in its standard errors; 0 for one alone.
 
-    def draw_runs(self, count: int) -> Int[np.ndarray, "samples count"]:
-        """Which of `count` repeated runs each sample takes; to be shared by all metrics of the runs."""
-        return self._rng.integers(0, count, (len(self._times), count))
+        From Student's distribution: resampling two or three seeds would give far too narrow intervals.  To be shared
+        by all metrics of the runs.
+        """
+        return self._rng.standard_t(count - 1, len(self._times)) if count > 1 else np.zeros(len(self._times))
 
     def estimate(
         self,
         runs: Sequence[Counts],
         metrics: Mapping[str, Callable[[Counts], Float[np.ndarray, " *batch"]]],
-        drawn_runs: Int[np.ndarray, "samples runs"],
+        drawn_seeds: Float[np.ndarray, " samples"],
     ) -> dict[str, Estimate]:
         """Each metric's mean over the runs.
 
         Args:
           runs: the counts of each repeated run, a layout a row, in the order of `scenes`.
           metrics: from summed counts, any leading axes, to values.
-          drawn_runs: of `draw_runs`.
+          drawn_seeds: of `draw_seeds`.
         """
         values = [{name: metric(_sum(counts)) for name, metric in metrics.items()} for counts in runs]
         samples = [self._resample(counts, metrics) for counts in runs]
         found = {}
         for name in metrics:
-            by_run = np.stack([each[name] for each in samples])
-            chosen = np.take_along_axis(by_run, drawn_runs.T, 0)
-            found[name] = Estimate(float(np.mean([each[name] for each in values])), chosen.mean(0))
+            by_run = np.array([each[name] for each in values])
+            drawn = np.mean([each[name] for each in samples], 0)
+            if len(runs) > 1:
+                drawn = drawn + drawn_seeds * by_run.std(ddof=1) / math.sqrt(len(runs))
+            found[name] = Estimate(float(by_run.mean()), drawn, self._num_scenes)
         return found
 
     def _resample(

@@ -111,6 +111,7 @@ def decide(
 
 def _judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
     """Half the finest resolution is judged by the score, a coarser one by every metric."""
+    candidate = _with_zeros(candidate, finest)
     falls = [_fall(name, finest.detail[name].minus(candidate.detail[name]), rule) for name in rule.weights]
     score = _fall(SCORE, score_of(finest, rule).minus(score_of(candidate, rule)), rule)
     by_score = 2 * candidate.latent_shape[0] >= finest.latent_shape[0]
@@ -125,12 +126,26 @@ def _judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
     return Outcome(candidate.label, "within", (score, *falls), reason)
 
 
+def _with_zeros(candidate: Candidate, finest: Candidate) -> Candidate:
+    """A metric that the finest run has and the candidate lacks (it draws no wall at all, say) is lost, and 0."""
+    detail = {
+        name: estimate if math.isnan(finest.detail[name].value) else _fill(estimate)
+        for name, estimate in candidate.detail.items()
+    }
+    return dataclasses.replace(candidate, detail=detail)
+
+
+def _fill(estimate: Estimate) -> Estimate:
+    return estimate._replace(value=float(np.nan_to_num(estimate.value)), samples=np.nan_to_num(estimate.samples))
+
+
 def score_of(candidate: Candidate, rule: Rule) -> Estimate:
     """The weighted mean of the detail metrics; one that does not exist (no small object, say) does not count."""
     weights = np.array(list(rule.weights.values()), np.float64)
     values = np.array([candidate.detail[name].value for name in rule.weights])
     samples = np.stack([candidate.detail[name].samples for name in rule.weights])
-    return Estimate(float(_weighted_mean(values[:, None], weights)[0]), _weighted_mean(samples, weights))
+    num_scenes = next(iter(candidate.detail.values())).num_scenes
+    return Estimate(float(_weighted_mean(values[:, None], weights)[0]), _weighted_mean(samples, weights), num_scenes)
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

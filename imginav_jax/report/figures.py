@@ -168,7 +168,7 @@ def draw_quality_against_latent(results: Sequence[Result], image_size: int, conf
         if name == "psnr" and image_size == published.IMAGE_SIZE:
             for each in published.ORIGINAL:
                 side = image_size // 2**each.downsampling_steps
-                axis.plot(side**2 * each.latent_channels, 10 * np.log10(4 / each.mse), "x", color="black")
+                axis.plot(side**2 * each.latent_channels, each.psnr, "x", color="black")
             axis.plot([], [], "x", color="black", label="published by the original")
         suffix = " (probe)" if output == PROBE else ""
         axis.set(title=METRICS[name].label + suffix, xlabel="values in the latent", xscale="log")

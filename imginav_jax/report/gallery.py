@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -28,17 +29,24 @@ _EXTREMES = (
 
 
 class Picture(NamedTuple):
-    """One figure, as PNG; a chart may be shown smaller than it is."""
+    """One figure, as PNG.
+
+    Attributes:
+      section: of the page.
+      is_chart: may be shown smaller than it is.
+      is_strip: many layouts, to compare and not to look into.
+    """
 
     file_name: str
-    section: str  # of the page
+    section: str
     caption: str
     png: bytes
-    is_chart: bool
+    is_chart: bool = False
+    is_strip: bool = False
 
 
-def draw(report: Report, models: Mapping[str, Model], validation: LayoutSource) -> list[Picture]:
-    """In the order in which the page shows them; `models` by run's name."""
+def draw(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> list[Picture]:
+    """In the order in which the page shows them; `models` by workdir."""
     return [*_charts(report), *_layouts(report, models, validation)]
 
 
@@ -77,11 +85,11 @@ def _chart(name: str, section: str, figure: Figure, caption: str) -> Picture:
     return Picture(f"{name}.png", section, caption, content.getvalue(), is_chart=True)
 
 
-def _layouts(report: Report, models: Mapping[str, Model], validation: LayoutSource) -> Iterator[Picture]:
+def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> Iterator[Picture]:
     results = [result for result in report.results if result.kind == "run"]
     shown = spread_indices(len(validation), _LAYOUTS_SHOWN)
     extremes = {metric: found for metric in _EXTREMES if (found := samples.find_extremes(results, metric))}
-    reconstruct = {group.label: models[group.runs[0].name].reconstruct for group in report.found.groups}
+    reconstruct = {group.label: models[group.runs[0].trained.directory].reconstruct for group in report.found.groups}
     chosen = Samples.make([*shown, *(index for each in extremes.values() for index in each)], validation, reconstruct)
     for index in shown:
         caption = f"Layout {validation.layout_id(index)}."
@@ -89,10 +97,10 @@ def _layouts(report: Report, models: Mapping[str, Model], validation: LayoutSour
     for metric, found in extremes.items():
         caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
         picture = samples.draw_extremes(results, metric, found, chosen)
-        yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture)
+        yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture, is_strip=True)
 
 
-def _photo(name: str, section: str, caption: str, picture: Image.Image) -> Picture:
+def _photo(name: str, section: str, caption: str, picture: Image.Image, is_strip: bool = False) -> Picture:
     content = io.BytesIO()
     picture.save(content, format="PNG")
-    return Picture(f"{name}.png", section, caption, content.getvalue(), is_chart=False)
+    return Picture(f"{name}.png", section, caption, content.getvalue(), is_strip=is_strip)

@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import os
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,8 +17,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from imginav_jax import atomic
-from imginav_jax.datasets.layout_file import decode_layout
+from imginav_jax import atomic, model, steps
+from imginav_jax.datasets import layout_file, palette
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.progress import Progress, logger
 from imginav_jax.report import baselines, fidelity, probe, structure, subjects
@@ -27,34 +28,40 @@ _BATCH_SIZE = 8  # layouts that are predicted at once
 _FEW_LAYOUTS = 16  # not worth the start of other processes
 _AHEAD = 32  # layouts that may wait to be counted
 _COUNT_PICTURES, _SNAP = jax.jit(fidelity.count), jax.jit(fidelity.snap)
+_PROGRAM = baselines, fidelity, layout_file, model, palette, probe, steps, structure, subjects  # decides the numbers
 
 Counts = dict[str, Float[np.ndarray, "layouts ..."]]  # a layout a row, by what is counted
 Measured = dict[str, Counts]  # by output
-_Place = tuple[str, str]  # a subject's name and an output
-_Row = Mapping[str, np.ndarray]  # one layout's counts
-_Pending = tuple[Future[Any], dict[_Place, _Row]]  # of the class maps, and of the pictures
+_Rows = Mapping[str, Mapping[str, np.ndarray]]  # one layout's counts, by output
+_Pending = tuple[Future[Any], _Rows]  # of the class maps, and of the pictures
 
 
 def measure(chosen: Sequence[Subject], source: LayoutSource, data_key: str, folder: Path) -> dict[str, Measured]:
     """Each subject's counts by its name, from `folder` where they have been measured before.
+
+    Each is stored as soon as it is complete, so that a report that was cut off goes on from there.
 
     Raises:
       OSError: `folder` cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {subject.name: folder / f"{_key(subject, data_key)}.npz" for subject in chosen}
-    missing = [subject for subject in chosen if not paths[subject.name].exists()]
-    if len(missing) < len(chosen):
-        logger.info("%d of %d measurements are reused from %s", len(chosen) - len(missing), len(chosen), folder)
-    for name, measured in _compute(missing, source).items() if missing else ():
-        _write(paths[name], measured)
-    return {name: _read(path) for name, path in paths.items()}
+    measured = {name: stored for name, path in paths.items() if (stored := _read(path)) is not None}
+    if measured:
+        logger.info("%d of %d measurements are reused from %s", len(measured), len(chosen), folder)
+    missing = [subject for subject in chosen if subject.name not in measured]
+    with _open_pool(len(source)) as pool:
+        for subject in missing:
+            measured[subject.name] = _compute(subject, source, pool)
+            _write(paths[subject.name], measured[subject.name])
+    for subject in chosen:
+        measured[subject.name] = {**measured.get(subject.shares, {}), **measured[subject.name]}
+    return measured
 
 
 def _key(subject: Subject, data_key: str) -> str:
     """Changes with the subject, the data, and the program that measures."""
-    modules = baselines, fidelity, probe, structure, subjects
-    program = [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in modules]
+    program = [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in _PROGRAM]
     return hashlib.sha256(json.dumps([subject.key, data_key, program]).encode()).hexdigest()[:16]
 
 
@@ -65,12 +72,16 @@ def _write(path: Path, measured: Measured) -> None:
     atomic.write(path, content.getvalue())
 
 
-def _read(path: Path) -> Measured:
+def _read(path: Path) -> Measured | None:
+    """None where nothing was stored, or it is damaged."""
     measured: Measured = {}
-    with np.load(path) as stored:
-        for key in stored.files:
-            output, _, name = key.partition("/")
-            measured.setdefault(output, {})[name] = stored[key]
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as stored:
+            for key in stored.files:
+                output, _, name = key.partition("/")
+                measured.setdefault(output, {})[name] = stored[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
     return measured
 
 
@@ -78,35 +89,30 @@ def read_batches(source: LayoutSource) -> Iterator[tuple[Images, int]]:
     """The layouts in order, and how many of a batch are real: the last one is filled up with its last layout."""
     for start in range(0, len(source), _BATCH_SIZE):
         indices = range(start, min(start + _BATCH_SIZE, len(source)))
-        images = [decode_layout(source[index]["image"]) for index in indices]
+        images = [layout_file.decode_layout(source[index]["image"]) for index in indices]
         yield np.stack(images + images[-1:] * (_BATCH_SIZE - len(images))), len(images)
 
 
-def _compute(chosen: Sequence[Subject], source: LayoutSource) -> dict[str, Measured]:
-    predictors = {}
-    for subject in chosen:
-        if subject.kind == "run":
-            logger.info("Loading %s and fitting its probe ...", subject.name)
-        predictors[subject.name] = subject.open()
-    found: dict[str, Measured] = {}
-    with _open_pool(len(source)) as pool, Progress("Measuring", len(source), "layouts") as progress:
-        for index, row in enumerate(progress.count(_count_layouts(pool, predictors, source))):
-            for (name, output), counts in row.items():
-                arrays = found.setdefault(name, {}).setdefault(output, {})
-                for key, value in counts.items():
-                    if key not in arrays:
-                        arrays[key] = np.zeros((len(source), *np.shape(value)))
-                    arrays[key][index] = value
+def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> Measured:
+    logger.info("Measuring %s ...", subject.name)
+    predict = subject.open()
+    found: Measured = {}
+    with Progress(f"Measuring {subject.name}", len(source), "layouts") as progress:
+        for index, rows in enumerate(progress.count(_count_layouts(predict, source, pool))):
+            for output, counts in rows.items():
+                arrays = found.setdefault(output, {})
+                for name, value in counts.items():
+                    if name not in arrays:
+                        arrays[name] = np.zeros((len(source), *np.shape(value)))
+                    arrays[name][index] = value
     return found
 
 
-def _count_layouts(
-    pool: Executor, predictors: Mapping[str, Callable[[Images], Outputs]], source: LayoutSource
-) -> Iterator[dict[_Place, _Row]]:
+def _count_layouts(predict: Callable[[Images], Outputs], source: LayoutSource, pool: Executor) -> Iterator[_Rows]:
     """In order; the device predicts while the pool counts what the predictions before were worth."""
     pending: deque[_Pending] = deque()
     for images, count in read_batches(source):
-        pending.extend(_submit(pool, predictors, images, count))
+        pending.extend(_submit(pool, predict(images), images, count))
         while len(pending) > _AHEAD:
             yield _collect(pending.popleft())
     while pending:
@@ -120,25 +126,22 @@ def _open_pool(num_layouts: int) -> Executor:
     return ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"))
 
 
-def _submit(
-    pool: Executor, predictors: Mapping[str, Callable[[Images], Outputs]], images: Images, count: int
-) -> Iterator[_Pending]:
+def _submit(pool: Executor, outputs: Outputs, images: Images, count: int) -> Iterator[_Pending]:
     """A task a layout: its class maps to be counted, and what the device has counted of its pictures."""
-    pictures: dict[_Place, _Row] = {}
-    maps: dict[_Place, np.ndarray] = {}
-    for name, predict in predictors.items():
-        for output, made in predict(images).items():
-            is_picture = made.ndim == 4
-            maps[name, output] = np.asarray(_SNAP(made)) if is_picture else made
-            if is_picture:
-                pictures[name, output] = jax.device_get(_COUNT_PICTURES(images, made))
+    pictures = {name: made for name, made in outputs.items() if _is_picture(made)}
+    maps = {**outputs, **{name: np.asarray(_SNAP(made)) for name, made in pictures.items()}}
+    of_pictures = {name: jax.device_get(_COUNT_PICTURES(images, made)) for name, made in pictures.items()}
     for index in range(count):
-        counting = pool.submit(
-            structure.count_layout, images[index], {place: each[index] for place, each in maps.items()}
-        )
-        yield counting, {place: {key: value[index] for key, value in each.items()} for place, each in pictures.items()}
+        of_layout = {name: each[index] for name, each in maps.items()}
+        rows = {name: {key: value[index] for key, value in each.items()} for name, each in of_pictures.items()}
+        yield pool.submit(structure.count_layout, images[index], of_layout), rows
 
 
-def _collect(pending: _Pending) -> dict[_Place, _Row]:
-    counting, pictures = pending
-    return {place: {**pictures.get(place, {}), **row} for place, row in counting.result().items()}
+def _is_picture(made: np.ndarray) -> bool:
+    """And no class map."""
+    return made.ndim == 4
+
+
+def _collect(pending: _Pending) -> _Rows:
+    counting, of_pictures = pending
+    return {output: {**of_pictures.get(output, {}), **counts} for output, counts in counting.result().items()}

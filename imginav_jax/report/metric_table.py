@@ -106,6 +106,7 @@ def _boundaries() -> list[Metric]:
 def _by_class() -> list[Metric]:
     kinds: list[tuple[Callable[..., Metric], str, str, Any]] = [
         (_class_ratio, "iou", "IoU", structure.class_iou),
+        (_error, "mse", "MSE", fidelity.class_mse),
         (_psnr, "psnr", "PSNR", fidelity.class_psnr),
         (_picture_ratio, "ssim", "SSIM", fidelity.class_ssim),
     ]

@@ -30,9 +30,9 @@ def get_config() -> Any:
     config.model.base_channels = {base_channels}
     config.model.downsampling_steps = {downsampling_steps}
 
-    # The workdir whose best weights have won, the step of its checkpoint, and the SHA-256 of those weights.
+    # The workdir that has won, the checkpoint of its best weights, and the SHA-256 of these.
     config.init_from = {directory}
-    config.init_step = {step}
+    config.init_checkpoint = {checkpoint}
     config.init_sha256 = "{digest}"
     return config
 '''
@@ -50,7 +50,7 @@ def write(path: Path, winner: Run, sentence: str) -> None:
         base_channels=config.base_channels,
         downsampling_steps=config.downsampling_steps,
         directory=json.dumps(str(trained.directory.absolute())),
-        step=trained.weights.step,
+        checkpoint=json.dumps(str(weights.step_folder(trained.directory.absolute(), trained.weights.step))),
         digest=weights.digest(trained.weights.params),
     )
     try:

@@ -1,15 +1,20 @@
 """The report's page: one HTML file that opens from disk, its figures inside."""
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 
 import jinja2
 from markupsafe import Markup
+from PIL import Image
 
 from imginav_jax.report import cost, published, runs, tables
 from imginav_jax.report.gallery import Picture
 from imginav_jax.report.metric_table import METRICS, definition
-from imginav_jax.report.results import Report
+from imginav_jax.report.results import Report, Result
+from imginav_jax.report.subjects import SEGMENTATION
+
+_WIDEST_STRIP = 1200  # pixels
 
 
 def render(report: Report, pictures: Sequence[Picture]) -> str:
@@ -25,9 +30,11 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
     return environment.get_template("page.html.j2").render(
         report=report,
         headers=[header for header, _, _ in tables.HEADLINES],
-        headlines=list(zip(report.results, tables.headline_cells(report.results, report.confidence), strict=True)),
+        headlines=_headlines(report),
         sections=_by_section(pictures),
-        published={run.name: _published(run) for run in found.runs},
+        published={group.label: _published(group.runs[0]) for group in found.groups},
+        has_one_seed=any(len(group.runs) == 1 for group in found.groups),
+        costs_on=report.costs_on,
         training_costs=cost.training_costs(found.runs),
         differing=runs.differing_settings(found.runs),
         definitions=_definitions(),
@@ -35,7 +42,26 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
     )
 
 
-def _data_uri(png: bytes) -> Markup:
+def _headlines(report: Report) -> list[tuple[str, Result, list[tuple[str, str]]]]:
+    """Name, result and cells of a row: each result by its RGB output, then the runs by their segmentation heads."""
+    rows = [(each.label, each, list(tables.headline_cells(each, report.confidence))) for each in report.results]
+    for each in report.results:
+        if each.kind == "run" and SEGMENTATION in each.estimates:
+            cells = list(tables.headline_cells(each, report.confidence, SEGMENTATION))
+            rows.append((f"{each.label}, segmentation head", each, cells))
+    return rows
+
+
+def _data_uri(picture: Picture) -> Markup:
+    """A strip of many layouts at half its size: the page would be slow; the file beside it is whole."""
+    png = picture.png
+    if picture.is_strip:
+        with Image.open(io.BytesIO(png)) as image:
+            if image.width > _WIDEST_STRIP:
+                size = _WIDEST_STRIP, round(image.height * _WIDEST_STRIP / image.width)
+                content = io.BytesIO()
+                image.resize(size, Image.Resampling.LANCZOS).save(content, format="PNG")
+                png = content.getvalue()
     return Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}")
 
 

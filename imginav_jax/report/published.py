@@ -5,11 +5,18 @@ Measured by it on its own split of its own data, so they say what is usual there
 
 from typing import NamedTuple
 
+from imginav_jax import metrics
+
 
 class Published(NamedTuple):
     downsampling_steps: int
     latent_channels: int
     mse: float
+
+    @property
+    def psnr(self) -> float:
+        """In dB."""
+        return metrics.psnr(self.mse)
 
 
 ORIGINAL = (

@@ -52,6 +52,7 @@ class Report:
     results: list[Result]
     decisions: dict[str, Decision]  # by arm
     benchmarks: list[Benchmark]
+    costs_on: str  # the card whose diffusion costs break a tie; empty where there is none
     num_layouts: int  # of the validation split
     num_scenes: int
 
@@ -93,7 +94,7 @@ def make_results(
     results = []
     for label, members in by_label.items():
         first, counts = members[0], [measured[subject.name] for subject in members]
-        drawn = resampling.draw_runs(len(members))
+        drawn = resampling.draw_seeds(len(members))
         estimates = {
             output: resampling.estimate(
                 [each[output] for each in counts],

@@ -1,6 +1,5 @@
 """The runs that a report is about: found in folders, read as far as they have come, checked to be comparable."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any
 from imginav_jax import trained_run
 from imginav_jax.errors import UserError
 from imginav_jax.outputs import Outputs, read_json
+from imginav_jax.report import training_log
+from imginav_jax.report.training_log import Row
 from imginav_jax.trained_run import TrainedRun
 
 _SUFFIX = "_experiment.json"
 _SAME_DATA = "data."  # fields of the fingerprint that decide what a run is measured on
-_OF_A_RUN = ("name", "seed")  # fields in which the runs of one group differ
+_OF_A_RUN = ("name", "seed")  # fields that tell the runs of one group apart
+_MAY_DIFFER = (*_OF_A_RUN, "precision")  # within a group: cards have their own precision
 _RESOLUTION = ("model.downsampling_steps", "model.latent_channels")  # what the experiment varies
-
-Row = dict[str, str]  # of the metrics CSV, by column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Found:
     groups: list[Group] = dataclasses.field(default_factory=list)  # finest latent first
     problems: list[str] = dataclasses.field(default_factory=list)
     unusable: list[str] = dataclasses.field(default_factory=list)  # of the paths that were asked for
+    phase_dir: Path = Path()  # the first phase folder that was asked for, or that of the first workdir
 
     @property
     def runs(self) -> list[Run]:
@@ -101,44 +102,68 @@ class Found:
 
 def find(paths: Sequence[Path]) -> Found:
     """The runs in phase folders or workdirs; what cannot be read is a problem, and the others are still found."""
-    found, runs = Found(), {}
+    found, runs, failures = Found(), {}, {}
     for path in paths:
         descriptions = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else []
         if not descriptions:
             reason = f"has no *{_SUFFIX} of a run" if path.is_dir() else "is no directory"
             found.unusable.append(f"{path} {reason}, expected a phase folder or a workdir")
         for description in descriptions:
+            name = description.name.removesuffix(_SUFFIX)
             try:
-                run = _read(description, found.problems)
-                runs.setdefault(run.trained.directory.resolve(), run)
+                directory = _find_workdir(description)
+                if directory not in runs:
+                    runs[directory] = _read(description, directory, found.problems)
             except UserError as error:
-                found.problems.append(f"{description.name.removesuffix(_SUFFIX)}: {error}")
-    found.groups = _group(list(runs.values()))
+                failures[name] = f"{name}: {error}"
+    names = {run.name for run in runs.values()}
+    found.problems += [failure for name, failure in failures.items() if name not in names]
+    found.groups = _group(list(runs.values()), found.problems)
+    found.phase_dir = _find_phase_dir(paths, found.runs)
     return found
 
 
-def _read(path: Path, problems: list[str]) -> Run:
+def _find_phase_dir(paths: Sequence[Path], runs: Sequence[Run]) -> Path:
+    for path in paths:
+        if any(path.glob(f"*{_SUFFIX}")) and not _is_workdir(path):
+            return path
+    recorded = [run.phase_dir for run in runs if run.phase_dir.is_dir()]
+    return recorded[0] if recorded else Path()
+
+
+def _is_workdir(folder: Path) -> bool:
+    return (folder / "checkpoints").exists()
+
+
+def _find_workdir(description: Path) -> Path:
+    """Of the run that a file describes: its own folder, or where the run was trained."""
+    folder, recorded = description.parent, read_json(description).get("workdir")
+    directory = folder if _is_workdir(folder) or not isinstance(recorded, str) else Path(recorded)
+    if not _is_workdir(directory):
+        raise UserError(f"no checkpoint in {directory / 'checkpoints'}; where its workdir has moved, name that")
+    return directory.resolve()
+
+
+def _read(path: Path, directory: Path, problems: list[str]) -> Run:
     """UserError where there is no checkpoint, or the description is not one."""
     description, name = read_json(path), path.name.removesuffix(_SUFFIX)
-    folder = path.parent
-    directory = folder if (folder / "checkpoints").exists() else Path(description.get("workdir", folder))
-    if not (directory / "checkpoints").exists():
-        raise UserError(f"no checkpoint in {directory / 'checkpoints'}; where its workdir has moved, name that")
     trained = trained_run.load(directory)
     try:
-        fingerprint, experiment = description["fingerprint"], description["config"]["experiment"]
-        is_complete = {"name", "seed"} <= set(fingerprint)
-    except (KeyError, TypeError):
+        fingerprint, experiment = dict(description["fingerprint"]), str(description["config"]["experiment"])
+        is_complete = isinstance(fingerprint["seed"], int) and "key" in trained.data
+    except (KeyError, TypeError, ValueError):
         is_complete = False
     if not is_complete or trained.experiment is None:
         raise UserError(f"{path} does not describe a run of this program")
-    outputs = Outputs(name, directory, folder)
+    if trained.weights.config.head("rgb") is None:
+        raise UserError(f"{directory} has no RGB head, and so no pictures to compare")
+    outputs = Outputs(name, directory, path.parent)
     rows = _read_rows(next(filter(Path.exists, map(outputs.metrics_csv, outputs.folders)), None), name, problems)
     planned = trained.experiment.config.num_epochs
     is_finished = _has_ended(outputs.summary_json(directory), planned)
     if not is_finished:
         problems.append(f"{name}: not finished, {len(rows)} of {planned} epochs; measured as it is")
-    phase_dir = Path(description.get("phase_dir", folder)) if folder == directory else folder
+    phase_dir = Path(str(description.get("phase_dir", ""))) if _is_workdir(path.parent) else path.parent
     return Run(name, experiment, trained, phase_dir, fingerprint, rows, is_finished)
 
 
@@ -147,46 +172,44 @@ def _has_ended(summary: Path, num_epochs: int) -> bool:
     if not summary.exists():
         return False
     stored = read_json(summary)
-    return bool(stored.get("stopped_early")) or stored.get("epochs", 0) >= num_epochs
+    epochs = stored.get("epochs")
+    return bool(stored.get("stopped_early")) or (isinstance(epochs, int) and epochs >= num_epochs)
 
 
 def _read_rows(path: Path | None, name: str, problems: list[str]) -> list[Row]:
-    """The whole rows of a CSV; one that lacks its end, or a value that is no number, is left out and named."""
     if path is None:
         problems.append(f"{name}: no metrics CSV, so no curves and no speed")
         return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = list(csv.reader(text.splitlines()))
-    columns, rows = (lines or [[]])[0], []
-    for number, line in enumerate(lines[1:], 2):
-        is_torn = number == len(lines) and not text.endswith(("\n", "\r"))
-        if is_torn or len(line) != len(columns) or not _is_number(line[0]):
-            problems.append(f"{name}: line {number} of {path} is torn and left out")
-        else:
-            rows.append(dict(zip(columns, line, strict=True)))
+    try:
+        rows, torn = training_log.read(path)
+    except UserError as error:
+        problems.append(f"{name}: {error}")
+        return []
+    problems += [f"{name}: line {number} of {path} is torn and left out" for number in torn]
     return rows
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _group(runs: list[Run]) -> list[Group]:
-    """By everything but the seed; an experiment that occurs with other settings too goes by its runs' name."""
+def _group(runs: Sequence[Run], problems: list[str]) -> list[Group]:
+    """By everything but the seed; an experiment that occurs with other settings too goes by its runs' names."""
     by_settings: dict[str, list[Run]] = {}
-    for run in runs:
-        settings = {key: value for key, value in run.fingerprint.items() if key not in _OF_A_RUN}
-        by_settings.setdefault(f"{run.experiment} {sorted(settings.items())}", []).append(run)
-    experiments = [members[0].experiment for members in by_settings.values()]
+    for run in sorted(runs, key=lambda run: (run.seed, run.name)):
+        settings = {key: value for key, value in run.fingerprint.items() if key not in _MAY_DIFFER}
+        members = by_settings.setdefault(f"{run.experiment} {sorted(settings.items())}", [])
+        same = [each for each in members if each.seed == run.seed]
+        if same:
+            directories = f"{run.trained.directory} and {same[0].trained.directory}"
+            problems.append(f"{run.name}: {directories} are of one experiment and seed; the second is measured")
+        else:
+            members.append(run)
+    wanted = [members[0].experiment for members in by_settings.values()]
+    names = [members[0].name for members in by_settings.values()]
     groups = []
     for members in by_settings.values():
-        first = min(members, key=lambda run: (run.seed, run.name))
-        label = first.experiment if experiments.count(first.experiment) == 1 else first.name
-        groups.append(Group(label, tuple(sorted(members, key=lambda run: (run.seed, run.name)))))
+        first = members[0]
+        label = first.experiment if wanted.count(first.experiment) == 1 else first.name
+        if label == first.name and names.count(label) > 1:
+            label = f"{label} in {first.trained.directory}"
+        groups.append(Group(label, tuple(members)))
     return sorted(groups, key=lambda group: (group.compression, group.label))
 
 

@@ -6,8 +6,8 @@ A metric is NaN where it is undefined.  Everything runs on the host, in processe
 """
 
 import functools
-from collections.abc import Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
@@ -23,8 +23,6 @@ TOLERANCES = (1, 2, 4)  # px, of the boundary F-measure
 DISTANCES = (2, 4)  # px, of boundary IoU
 SMALL_AREA = 32**2  # px; COCO's small objects have less
 FOUND_IOU = 0.5
-
-Place = TypeVar("Place", bound=Hashable)
 
 
 def class_map(image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
@@ -86,8 +84,8 @@ def count(truth: Truth, predicted: UInt8[np.ndarray, "h w"]) -> dict[str, Float[
 
 
 def count_layout(
-    image: UInt8[np.ndarray, "h w 3"], predictions: Mapping[Place, UInt8[np.ndarray, "h w"]]
-) -> dict[Place, dict[str, Float[np.ndarray, "..."]]]:
+    image: UInt8[np.ndarray, "h w 3"], predictions: Mapping[str, UInt8[np.ndarray, "h w"]]
+) -> dict[str, dict[str, Float[np.ndarray, "..."]]]:
     """`count` of every predicted class map of one image."""
     truth = prepare(*class_map(image))
     return {place: count(truth, predicted) for place, predicted in predictions.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -36,6 +37,7 @@ class Subject:
       latent_shape: height, width and channels of what it keeps of a layout.
       key: JSON that decides what it makes of a layout.
       open: gets it ready; returns what makes its outputs of images.
+      shares: the name of a subject whose other outputs are its own too; empty for none.
     """
 
     label: str
@@ -44,6 +46,7 @@ class Subject:
     latent_shape: tuple[int, int, int]
     key: dict[str, Any]
     open: Callable[[], Callable[[Images], Outputs]]
+    shares: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +105,9 @@ class Model:
         return [self.autoencoder.digest, self.run.trained.image_size]
 
 
-def make_subjects(groups: Sequence[Group], models: Mapping[str, Model], data: ProbeData) -> list[Subject]:
-    """Runs first, then the yardsticks of each of their resolutions; `groups` finest first, `models` by run's name."""
-    subjects = [_of_run(group, models[run.name], data) for group in groups for run in group.runs]
+def make_subjects(groups: Sequence[Group], models: Mapping[Path, Model], data: ProbeData) -> list[Subject]:
+    """Runs first, then the yardsticks of each of their resolutions; `groups` finest first, `models` by workdir."""
+    subjects = [_of_run(group, models[run.trained.directory], data) for group in groups for run in group.runs]
     size = groups[0].runs[0].trained.image_size
     for factor in sorted({group.compression for group in groups}):
         subjects += _without_training(size, factor)
@@ -112,8 +115,9 @@ def make_subjects(groups: Sequence[Group], models: Mapping[str, Model], data: Pr
     coarser = {group.compression // finest.compression: group for group in reversed(groups[1:])}
     for factor, group in sorted(coarser.items()):
         if factor > 1:
-            model = models[finest.runs[0].name]
-            subjects += [_unshuffled(finest, factor, model, data), _projected(finest, factor, group, model, data)]
+            model = models[finest.runs[0].trained.directory]
+            subjects.append(_unshuffled(finest, factor, model, data, shares=subjects[0].name))
+            subjects.append(_projected(finest, factor, group, model, data))
     return subjects
 
 
@@ -158,7 +162,7 @@ def _without_training(size: int, factor: int) -> list[Subject]:
     return [subject(*each) for each in methods]
 
 
-def _unshuffled(finest: Group, factor: int, model: Model, data: ProbeData) -> Subject:
+def _unshuffled(finest: Group, factor: int, model: Model, data: ProbeData, shares: str) -> Subject:
     """The finest latent in the form of a coarser one: its pictures are the finest run's, its probe is its own."""
     height, width, channels = finest.latent_shape
     shape = height // factor, width // factor, channels * factor**2
@@ -167,15 +171,14 @@ def _unshuffled(finest: Group, factor: int, model: Model, data: ProbeData) -> Su
         fitted = data.fit(baselines.unshuffle(model.training_latents, factor))
 
         def predict(images: Images) -> Outputs:
-            latents = model.autoencoder.encode(images)
-            wide = baselines.unshuffle(latents, factor)
-            return model.decode(latents) | {PROBE: np.asarray(probe.predict(fitted, wide))}
+            wide = baselines.unshuffle(model.autoencoder.encode(images), factor)
+            return {PROBE: np.asarray(probe.predict(fitted, wide))}
 
         return predict
 
     label = f"{finest.label} unshuffled, {shape[0]}x{shape[1]}x{shape[2]}"
     key = {"run": model.key(), "unshuffled": factor, "probe": _probe_key(data)}
-    return Subject(label, label, "baseline", shape, key, open_latent)
+    return Subject(label, label, "baseline", shape, key, open_latent, shares)
 
 
 def _projected(finest: Group, factor: int, coarser: Group, model: Model, data: ProbeData) -> Subject:

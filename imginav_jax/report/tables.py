@@ -16,6 +16,7 @@ from imginav_jax.report.subjects import PROBE, RGB
 
 # What stands in the small tables: header, output and metric.
 HEADLINES = (
+    ("MSE", RGB, "mse"),
     ("PSNR, dB", RGB, "psnr"),
     ("SSIM", RGB, "ssim"),
     ("mIoU", RGB, "mean_iou"),
@@ -57,18 +58,15 @@ def to_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def headline_cells(results: Sequence[Result], confidence: float) -> Iterator[list[tuple[str, str]]]:
-    """Each result's values and intervals, as text, in the order of HEADLINES."""
-    for result in results:
-        cells = []
-        for _, output, name in HEADLINES:
-            estimate, digits = result.estimate(output, name), METRICS[name].digits
-            if estimate is None or math.isnan(estimate.value):
-                cells.append(("-", ""))
-                continue
+def headline_cells(result: Result, confidence: float, judged: str = RGB) -> Iterator[tuple[str, str]]:
+    """A result's values and intervals, as text, in the order of HEADLINES; by another output than RGB on request."""
+    for _, output, name in HEADLINES:
+        estimate, digits = result.estimate(judged if output == RGB else output, name), METRICS[name].digits
+        if estimate is None or math.isnan(estimate.value):
+            yield "-", ""
+        else:
             low, high = estimate.interval(confidence)
-            cells.append((f"{estimate.value:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"))
-        yield cells
+            yield f"{estimate.value:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def draw_terminal(results: Sequence[Result], confidence: float, width: int) -> str:
@@ -78,9 +76,9 @@ def draw_terminal(results: Sequence[Result], confidence: float, width: int) -> s
     table.add_column("latent", no_wrap=True)
     for header, _, _ in HEADLINES:
         table.add_column(header, justify="right")
-    for result, cells in zip(results, headline_cells(results, confidence), strict=True):
+    for result in results:
         latent = "x".join(map(str, result.latent_shape))
-        table.add_row(result.label, latent, *(value for value, _ in cells), end_section=False)
+        table.add_row(result.label, latent, *(value for value, _ in headline_cells(result, confidence)))
     text = io.StringIO()
     Console(file=text, width=width, color_system=None).print(table)
     return text.getvalue().rstrip()
