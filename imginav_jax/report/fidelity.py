@@ -191,14 +191,18 @@ def class_ssim(counts: Counts) -> Float[np.ndarray, "*batch classes"]:
 
 
 def palette_fidelity(counts: Counts) -> Float[np.ndarray, "*batch"]:
-    """Share of the decoded pixels whose channels are all within 2 (of 255) of one palette colour's, in [0, 1]."""
+    """Share of the decoded pixels whose channels are all within 2 (of 255) of one palette colour's, in [0, 1].
+
+    This project's own measure: how much of a picture needs no snapping.
+    """
     return divide(counts["palette_fidelity"], counts["pictures"])
 
 
 def band_error(counts: Counts) -> Float[np.ndarray, "*batch bands"]:
     """Mean squared error on the [-1, 1] scale within a band of radial frequency; the bands sum to the MSE.
 
-    From the two-dimensional discrete Fourier transform of the difference; frequencies in cycles an image.
+    From the two-dimensional discrete Fourier transform of the difference, by Parseval's theorem; frequencies in cycles
+    an image.
     """
     return divide(counts["band_error"], counts["pictures"][..., None])
 

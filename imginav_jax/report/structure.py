@@ -244,7 +244,7 @@ def _f_measure(
 def class_iou(counts: Counts) -> Float[np.ndarray, "*batch classes"]:
     """Intersection over union (Jaccard index) of the pixels of each class, in [0, 1], over all pictures together.
 
-    Pixels whose true colour is off the palette are ignored.
+    As in PASCAL VOC (Everingham et al. 2010, IJCV 88(2)); pixels whose true colour is off the palette are ignored.
     """
     confusion = counts["confusion"]
     intersection = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -346,13 +346,17 @@ def small_object_recall(counts: Counts) -> Float[np.ndarray, "*batch"]:
 
 
 def wall_components_error(counts: Counts) -> Float[np.ndarray, "*batch"]:
-    """Absolute difference in the number of separate walls (8-connected; Betti number 0), mean of the layouts."""
+    """Absolute difference in the number of separate walls (8-connected), mean of the layouts.
+
+    The error in Betti number 0, after Hu et al. 2019 (NeurIPS, arXiv:1906.05404), of the whole picture.
+    """
     return divide(counts["wall_components_error"], counts["layouts"])
 
 
 def wall_holes_error(counts: Counts) -> Float[np.ndarray, "*batch"]:
     """Absolute difference in the number of spaces that walls close in, mean of the layouts.
 
-    Such a space is a 4-connected component of what is not wall that does not touch the outside (Betti number 1).
+    Such a space is a 4-connected component of what is not wall that does not touch the outside: the error in Betti
+    number 1, after Hu et al. 2019 (NeurIPS, arXiv:1906.05404), of the whole picture.
     """
     return divide(counts["wall_holes_error"], counts["layouts"])
