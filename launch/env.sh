@@ -1,0 +1,145 @@
+# shellcheck shell=bash
+# What the scripts of this folder share; they source it after they have found the project's folder, $project.
+#
+# A site's settings: in launch/site.env, which is read where it exists (lines of NAME=value, in bash), or exported
+# before bsub where it hands the environment on, as LSF does unless told otherwise.  What is exported wins.
+#
+#   IMGINAV_MANIFEST      path of layouts.csv; needed to train, unless IMGINAV_SYNTHETIC=1 asks for synthetic layouts
+#   IMGINAV_VENV          Python with requirements.txt and requirements-gpu.txt installed; default: the project's .venv
+#   IMGINAV_WORK          root of what runs write, in experiments/phase1/{name}; default: the project's folder
+#   IMGINAV_OUTPUTS       copies for the comparison, and the report; default: outputs/phase1_2_spatial_resolution there
+#   IMGINAV_CACHE         prepared data sets and compiled programs; default: ~/.cache/imginav_jax
+#   IMGINAV_PRESET        changes of the experiments as in configs/phase1_2.py: quick, or seed=7
+#   IMGINAV_ARGUMENTS     more options of the runs and the benchmark, quoted as in a shell: --config.batch_size=8
+#   IMGINAV_PRECISION     float32, bfloat16 or float16 instead of the card's own (imginav_jax/cards.py)
+#   IMGINAV_TF32          1: multiply float32 in TF32
+#   IMGINAV_WORKERS       processes that decode layouts; default: the slots less one, at most 4
+#   IMGINAV_MAX_REQUEUES  times that a job may be started again; default: 10
+#   JAX_PLATFORMS         cpu: run without a card, which is an error otherwise
+#
+#   IMGINAV_V100_EXPERIMENTS, IMGINAV_L40S_EXPERIMENTS    one for each element of the job array; "R1 R2" and "R3"
+#   IMGINAV_MULTINODE_EXPERIMENT                          default: R3
+#   IMGINAV_REPORT_ARGUMENTS                              more options: --write-next-config configs/phase1_3.py
+#
+# For launch/phase1_2.sh, which gives them to bsub; a #BSUB line cannot hold a variable.  X is V100, L40S or REPORT:
+#
+#   IMGINAV_X_QUEUE, IMGINAV_X_WALL_TIME  instead of the script's own -q and -W
+#   IMGINAV_X_OPTIONS                     more options, quoted as in a shell; each replaces all of the script's own of
+#                                         its letter: -gpu num=2 -R 'select[gpu32gb] span[hosts=1] rusage[mem=8GB]'
+
+: "${project:?is set by the script that sources this file}"
+readonly REQUEUES_SPENT=76 # unlike 75 no code that starts the job again
+
+fail() { # message [exit code]
+  echo "error: $1" >&2
+  exit "${2:-1}"
+}
+
+absolute() { # path: relative ones are relative to the current folder
+  case $1 in
+    /*) printf '%s' "$1" ;;
+    *) printf '%s' "$PWD/$1" ;;
+  esac
+}
+
+# Sets the array `words` to the words of a text, which may be quoted as in a shell.
+split_words() { # text, name of its variable
+  local text
+  text=$(xargs -r -n1 printf '%s\n' <<<"$1") || fail "$2 has a quote that is not closed: $1"
+  words=()
+  [ -z "$text" ] || mapfile -t words <<<"$text"
+}
+
+read_site() {
+  local inherited=''
+  [ -z "${!IMGINAV_*}" ] || inherited=$(declare -p "${!IMGINAV_@}")
+  set -a
+  # shellcheck disable=SC1091
+  [ ! -f "$project/launch/site.env" ] || . "$project/launch/site.env"
+  set +a
+  eval "${inherited//declare -x /declare -gx }"
+  IMGINAV_VENV=$(absolute "${IMGINAV_VENV:-$project/.venv}")
+  IMGINAV_WORK=$(absolute "${IMGINAV_WORK:-$project}")
+  IMGINAV_OUTPUTS=$(absolute "${IMGINAV_OUTPUTS:-$IMGINAV_WORK/outputs/phase1_2_spatial_resolution}")
+  [ -z "${IMGINAV_MANIFEST:-}" ] || IMGINAV_MANIFEST=$(absolute "$IMGINAV_MANIFEST")
+  [ -z "${IMGINAV_CACHE:-}" ] || IMGINAV_CACHE=$(absolute "$IMGINAV_CACHE")
+  python=$IMGINAV_VENV/bin/python
+  export PYTHONPATH="$project" "${!IMGINAV_@}"
+  case ${IMGINAV_MAX_REQUEUES:=10} in
+    *[!0-9]*) fail "IMGINAV_MAX_REQUEUES is '$IMGINAV_MAX_REQUEUES', expected a number" ;;
+  esac
+}
+
+require_venv() {
+  [ -x "$python" ] || fail "no Python environment in $IMGINAV_VENV: make it, or set IMGINAV_VENV"
+}
+
+require_data() {
+  if [ -n "${IMGINAV_MANIFEST:-}" ]; then
+    [ -r "$IMGINAV_MANIFEST" ] || fail "manifest $IMGINAV_MANIFEST cannot be read: correct IMGINAV_MANIFEST"
+  elif [ "${IMGINAV_SYNTHETIC:-0}" != 1 ]; then
+    fail "no manifest: set IMGINAV_MANIFEST, or IMGINAV_SYNTHETIC=1 to train on synthetic layouts"
+  fi
+}
+
+# Ends the job where it has been started too often: a run that never gets anywhere must not hold a card for ever.
+count_requeues() {
+  [ -n "${LSB_JOBID:-}" ] && [ "${IMGINAV_PROCESS:-0}" = 0 ] || return 0 # one process of a run counts for all
+  local folder=$IMGINAV_WORK/experiments/requeues
+  local file=$folder/$LSB_JOBID.${LSB_JOBINDEX:-0} starts=0
+  mkdir -p "$folder" || fail "$folder cannot be made: correct IMGINAV_WORK"
+  find "$folder" -type f -mtime +60 -delete # LSF gives the numbers of jobs out again, after a while
+  [ ! -f "$file" ] || starts=$(<"$file")
+  if [ "$starts" -gt "$IMGINAV_MAX_REQUEUES" ]; then
+    fail "job $LSB_JOBID was started again $IMGINAV_MAX_REQUEUES times (IMGINAV_MAX_REQUEUES) and has not finished; \
+submit it anew to go on from its checkpoint" "$REQUEUES_SPENT"
+  fi
+  echo $((starts + 1)) >"$file"
+}
+
+# Settings for the card that this job got.
+tune_for_card() {
+  local settings
+  settings=$("$python" -m imginav_jax.cards) || exit 1 # it has said why
+  eval "$settings"
+}
+
+require_card() { # after tune_for_card
+  [ "$IMGINAV_CARD" != none ] || [ "${JAX_PLATFORMS:-}" = cpu ] ||
+    fail "this job has no card that works; JAX_PLATFORMS=cpu runs it without"
+}
+
+# Sets `experiment` to the word of a list that belongs to this element of a job array; outside an array, to the first.
+pick_experiment() { # list, name of its variable
+  local index=${LSB_JOBINDEX:-0}
+  split_words "$1" "$2"
+  [ "$index" != 0 ] || index=1
+  [ "$index" -le "${#words[@]}" ] || fail "$2 is '$1', but this is element $index of the job array"
+  # shellcheck disable=SC2034
+  experiment=${words[index - 1]}${IMGINAV_PRESET:+,$IMGINAV_PRESET}
+}
+
+# Sets the array `options` to what imginav_jax.main and imginav_jax.benchmark are given, less the experiment.
+collect_options() {
+  split_words "${IMGINAV_ARGUMENTS:-}" IMGINAV_ARGUMENTS
+  options=("--config.phase_dir=$IMGINAV_OUTPUTS" "--config.precision=$IMGINAV_PRECISION")
+  options+=("--config.data.num_workers=$IMGINAV_WORKERS")
+  [ -z "${IMGINAV_MANIFEST:-}" ] || options+=("--config.data.manifest=$IMGINAV_MANIFEST")
+  [ -z "${IMGINAV_CACHE:-}" ] || options+=("--config.data.cache_dir=$IMGINAV_CACHE")
+  [ ${#words[@]} -eq 0 ] || options+=("${words[@]}") # last, so that they win
+}
+
+# All of it, for a job that trains; leaves `experiment` and `options`, in the folder where the run writes.
+prepare_training() { # list of experiments, name of its variable
+  require_venv
+  require_data
+  pick_experiment "$1" "$2"
+  count_requeues
+  tune_for_card
+  require_card
+  collect_options
+  mkdir -p "$IMGINAV_WORK"
+  cd "$IMGINAV_WORK" || fail "$IMGINAV_WORK cannot be entered: correct IMGINAV_WORK"
+}
+
+read_site

@@ -1,0 +1,89 @@
+"""The real program under the stand-ins: from one command to a finished report, and two processes in one run."""
+
+import csv
+import json
+import os
+
+import pytest
+
+OPTIONS = {
+    "data.image_size": 32,
+    "data.synthetic_size": 60,
+    "model.base_channels": 16,
+    "batch_size": 4,
+    "num_epochs": 4,
+    "optimizer.learning_rate": 3e-3,
+    "samples.count": 1,
+}
+NAMES = [f"phase1_2_AE_R{number}_ds{number + 2}_quick" for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def real(cluster):
+    """The variables of a site whose nodes have no card."""
+    cluster.set_card(None)
+    cluster.use_real_python()
+    return {
+        "IMGINAV_VENV": str(cluster.venv),
+        "IMGINAV_SYNTHETIC": "1",
+        "IMGINAV_PRESET": "quick",
+        "JAX_PLATFORMS": "cpu",
+        **{name: value for name, value in os.environ.items() if name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))},
+    }
+
+
+def arguments(**changes):
+    options = OPTIONS | {name.replace("__", "."): value for name, value in changes.items()}
+    return " ".join(f"--config.{name}={value}" for name, value in options.items())
+
+
+def epochs_of(cluster, name):
+    with (cluster.project / "experiments" / "phase1" / name / f"{name}_metrics.csv").open(newline="") as file:
+        return [row["epoch"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_from_one_command_to_a_finished_report_with_one_run_cut_off_by_the_run_limit(cluster, real):
+    result = cluster.bash(
+        cluster.project / "launch" / "phase1_2.sh",
+        **real,
+        IMGINAV_ARGUMENTS=arguments(),
+        IMGINAV_V100_WALL_TIME="9999:00",
+        IMGINAV_L40S_WALL_TIME="0:10",  # the warning comes ten minutes before: as soon as the clock starts
+        STAND_IN_CLOCK="Epoch 1/",
+        STAND_IN_MINUTE="3 60",
+    )
+    assert result.returncode == 0, result.stderr
+    assert cluster.wait(600) == ["DONE"] * 4, cluster.outputs()
+    assert [cluster.codes(101, 1), cluster.codes(101, 2), cluster.codes(102, 1)] == [[0], [0], [75, 0]]
+
+    log = (cluster.project / "logs" / "phase1_2_l40s_102_1.out").read_text()
+    assert "Stopped by a signal after step" in log
+    assert "from the checkpoint of step" in log
+    assert "SYNTHETIC LAYOUTS" in log
+    for name in NAMES:
+        assert epochs_of(cluster, name) == ["1", "2", "3", "4"]
+    report = cluster.project / "outputs" / "phase1_2_spatial_resolution" / "report"
+    assert (report / "index.html").stat().st_size > 100_000
+    with (report / "metrics.csv").open(newline="") as file:
+        assert {"R1", "R2", "R3"} <= {row["label"] for row in csv.DictReader(file)}
+    assert "R1, R2, R3" in json.loads((report / "metrics.json").read_text())["decisions"]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_model_and_a_warning_stops_both(cluster, real):
+    job = cluster.submit(
+        "multinode.sh",
+        *("-R", "span[ptile=4]", "-W", "0:10"),
+        **real,
+        IMGINAV_MULTINODE_EXPERIMENT="R1",
+        IMGINAV_ARGUMENTS=arguments(),
+        STAND_IN_CLOCK="Epoch 1/",
+        STAND_IN_MINUTE="3 60",
+    )
+    assert cluster.wait(600) == ["DONE"], cluster.outputs()
+    assert cluster.codes(job) == [75, 0]
+    log = cluster.outputs()
+    assert "2 x cpu" in log
+    assert log.count("from the checkpoint of step") == 1, "one of them speaks"
+    assert epochs_of(cluster, NAMES[0]) == ["1", "2", "3", "4"]
