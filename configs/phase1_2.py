@@ -66,6 +66,7 @@ def _full(experiment: str) -> Any:
     config.phase_dir = "outputs/phase1_2_spatial_resolution"  # copies for the comparison of the runs
     config.seed = 42  # of the initial weights and the shuffle; below 2**32
     config.batch_size = 16  # images a step, over all devices together
+    config.accumulate_steps = 1  # parts of the batch that a step takes in turn; less memory, the same result
     config.num_epochs = 10  # 0: only evaluate the weights of init_from
     config.init_from = config_dict.placeholder(str)  # weights to start from: a workdir or an imported checkpoint
     config.precision = "float32"  # of the convolutions: float32, bfloat16 or float16; parameters are always float32

@@ -1,8 +1,9 @@
 """The steps, compiled ahead of time for one batch shape: a step that would recompile is an error instead."""
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imginav_jax import steps
 from imginav_jax.batch import Batch
+from imginav_jax.errors import RunError
 from imginav_jax.model import AutoencoderConfig, Params
 from imginav_jax.steps import EvalMetrics, LossWeights, TrainMetrics
 from imginav_jax.train_state import TrainState
@@ -36,17 +38,17 @@ def compile_steps(
     create: Callable[[jax.Array], TrainState],
     batch_shape: tuple[int, int],
     mesh: Mesh,
+    accumulate_steps: int = 1,
 ) -> CompiledSteps:
-    """Compiles for batches of `batch_shape` (images a batch, pixels a side), sharded over the mesh's one axis."""
+    """Compiles for batches of `batch_shape` (images a batch, pixels a side), sharded over the mesh's one axis.
+
+    A training step takes the batch in `accumulate_steps` parts; each must divide by the devices.
+    """
     start = time.monotonic()
-    replicated, by_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    abstract_state = _place(jax.eval_shape(create, key), replicated)
-    batch = _place(_abstract_batch(*batch_shape), by_batch)
-    train_step = functools.partial(steps.train_step, config=config, weights=weights, optimizer=optimizer)
-    train = jax.jit(train_step, donate_argnums=0, out_shardings=replicated).lower(abstract_state, batch).compile()
+    replicated = NamedSharding(mesh, PartitionSpec())
+    abstract_state, batch = abstract_inputs(create, batch_shape, mesh)
+    train = compile_train_step(config, weights, optimizer, (abstract_state, batch), mesh, accumulate_steps)
     eval_step = jax.jit(functools.partial(steps.eval_step, config=config), out_shardings=replicated)
-    memory = train.memory_analysis()
     return CompiledSteps(
         create=jax.jit(create, out_shardings=replicated),
         train=train,
@@ -54,8 +56,57 @@ def compile_steps(
         reconstruct=jax.jit(functools.partial(steps.reconstruct, config=config), out_shardings=replicated),
         abstract_state=abstract_state,
         seconds=time.monotonic() - start,
-        train_memory_mib=memory_mib(memory),
+        train_memory_mib=memory_mib(train.memory_analysis()),
     )
+
+
+def compile_train_step(
+    config: AutoencoderConfig,
+    weights: LossWeights,
+    optimizer: optax.GradientTransformation,
+    inputs: tuple[TrainState, Batch],
+    mesh: Mesh,
+    accumulate_steps: int = 1,
+) -> Any:
+    """JAX's compiled program, which donates the state; `inputs` as `abstract_inputs` makes them."""
+    step = functools.partial(
+        steps.train_step, config=config, weights=weights, optimizer=optimizer, accumulate_steps=accumulate_steps
+    )
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jitted.lower(*inputs).compile(compiler_options=compiler_options(config))
+
+
+def abstract_inputs(
+    create: Callable[[jax.Array], TrainState], batch_shape: tuple[int, int], mesh: Mesh
+) -> tuple[TrainState, Batch]:
+    """Shapes, dtypes and shardings of what a training step takes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = _place(jax.eval_shape(create, key), NamedSharding(mesh, PartitionSpec()))
+    return state, _place(_abstract_batch(*batch_shape), batch_sharding(mesh))
+
+
+def compiler_options(config: AutoencoderConfig) -> dict[str, str | bool]:
+    """What XLA must be told to compile a training step of the model as it is meant.
+
+    Its CPU backend drops optimization barriers before it merges equal expressions and chooses an order.  Activations
+    that are to be computed twice were then computed once and kept.  Its GPU backend drops them last.
+    """
+    keeps_barriers = config.remat and jax.default_backend() == "cpu"
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if keeps_barriers else {}
+
+
+@contextlib.contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """RunError with what to try, where the device's memory is too small to compile or to run what is inside."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            "the device's memory is too small; try in this order: a smaller --config.batch_size or a larger "
+            "--config.accumulate_steps, --config.model.remat=true, a 16-bit --config.precision"
+        ) from None
 
 
 def describe_devices(mesh: Mesh) -> str:
@@ -73,6 +124,12 @@ def peak_memory_mib(compiled: CompiledSteps, mesh: Mesh) -> float:
     """The most that one device has held, where the backend counts it; else the compiler's estimate."""
     measured = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.local_devices]
     return max(measured) / _MIB or compiled.train_memory_mib
+
+
+def memory_limit_mib(mesh: Mesh) -> float | None:
+    """What the program may use of one device, the smallest; None where the backend does not say."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in mesh.local_devices]
+    return min(limits) / _MIB or None
 
 
 def memory_mib(memory: Any) -> float:

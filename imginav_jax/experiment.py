@@ -57,7 +57,8 @@ class Experiment:
     def fingerprint(self, data: dict[str, Any], init: str | None) -> dict[str, Any]:
         """What must not change between a run and its continuation, by config key.
 
-        `data` is the data set's own, `init` stands for the weights that the run starts from.
+        `data` is the data set's own, `init` stands for the weights that the run starts from.  What changes no result
+        beyond rounding may change, so that a run can go on on another card: remat, accumulate_steps, num_devices.
         """
         config = self.config
         fields = {f"model.{key}": value for key, value in config.model.items() if key != "remat"}
@@ -82,6 +83,7 @@ def from_config(config: Config) -> Experiment:
     """
     _check_positive(config)
     _check_model(config)
+    _check_parts(config)
     _check_choices(config)
     data = config.data
     return Experiment(
@@ -116,6 +118,7 @@ def _require(condition: bool, key: str, value: object, expected: str) -> None:
 def _check_positive(config: Config) -> None:
     for key in (
         "batch_size",
+        "accumulate_steps",
         "model.latent_channels",
         "model.base_channels",
         "data.image_size",
@@ -162,6 +165,11 @@ def _check_model(config: Config) -> None:
     )
     size = config.data.image_size
     _require(size % 2**steps == 0, "data.image_size", size, f"a multiple of {2**steps} for {steps} downsampling steps")
+
+
+def _check_parts(config: Config) -> None:
+    parts, size = config.accumulate_steps, config.batch_size
+    _require(size % parts == 0, "batch_size", size, f"a multiple of config.accumulate_steps, {parts}")
 
 
 def _check_choices(config: Config) -> None:

@@ -170,7 +170,8 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
         y = self.operation(x, self.kernel[...].astype(self.dtype))
-        return y + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
+        # In float32, for the bias's gradient is a sum over every pixel: in bfloat16 it was wrong by half and more.
+        return (y.astype(jnp.float32) + self.bias[...].reshape(1, 1, 1, -1)).astype(self.dtype)
 
 
 def _same(cin: int, cout: int, size: int, *, dtype: Any, draw: Draw) -> Conv:
@@ -227,9 +228,9 @@ class Encoder(nnx.Module):
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f latent"]:
         x = images.astype(self.dtype)
-        for stage in self.stages:
-            x = _run(stage, x, self.remat)
-        return self.to_latent(_run(self.bottleneck, x, self.remat)).astype(jnp.float32)
+        for layers in [*self.stages, self.bottleneck]:
+            x, _ = _run(layers, x, self.remat)
+        return self.to_latent(x).astype(jnp.float32)
 
 
 class PictureHead(nnx.Module):
@@ -274,17 +275,21 @@ class Decoder(nnx.Module):
     def __call__(self, latents: Float[Array, "b h w latent"]) -> Outputs:
         x = latents.astype(self.dtype)
         for stage in self.stages:
-            x = _run(stage, x, self.remat)
-
-        def picture(head: PictureHead | None) -> Array | None:
-            return head and _run(head.layers, x, self.remat).astype(jnp.float32)
-
-        rgb = picture(self.rgb)
+            x, _ = _run(stage, x, self.remat)
+        rgb, x = self._picture(self.rgb, x)
+        segmentation_logits, x = self._picture(self.segmentation, x)
         return Outputs(
             rgb=None if rgb is None else jnp.tanh(rgb),
-            segmentation_logits=picture(self.segmentation),
+            segmentation_logits=segmentation_logits,
             room_scene_logits=self.classification and self.classification(x),
         )
+
+    def _picture(self, head: PictureHead | None, x: Array) -> tuple[Array | None, Array]:
+        """The head's picture, and the features for what comes next."""
+        if head is None:
+            return None, x
+        y, x = _run(head.layers, x, self.remat)
+        return y.astype(jnp.float32), x
 
 
 class Autoencoder(nnx.Module):
@@ -293,13 +298,30 @@ class Autoencoder(nnx.Module):
         self.decoder = Decoder(config, draw)
 
 
-def _run(layers: nnx.List, x: Array, remat: bool) -> Array:
-    def chain(layers: nnx.List, x: Array) -> Array:
-        for layer in layers:
-            x = layer(x)
-        return x
+def _run(layers: nnx.List, x: Array, remat: bool) -> tuple[Array, Array]:
+    """What the layers make of x, and x itself: whatever else uses x takes the one that is returned.
 
-    return nnx.remat(chain)(layers, x) if remat else chain(layers, x)
+    With `remat` nothing between the two is kept for the backward pass, and the barrier puts that pass in order: the
+    layers are computed anew once the gradient of everything that uses what is returned is there, and no earlier layer
+    is before all gradients of these are.  Otherwise the activations of several stages, or of two heads, would be live
+    at once.  The barriers need `compiled.compiler_options` on the CPU.
+    """
+    if not remat:
+        return _chain(layers, x), x
+    definition, state = nnx.split(layers)
+
+    @jax.checkpoint
+    def run(state: nnx.State, x: Array) -> tuple[Array, Array]:
+        state, x = lax.optimization_barrier((state, x))
+        return _chain(nnx.merge(definition, state), x), x
+
+    return run(state, x)
+
+
+def _chain(layers: nnx.List, x: Array) -> Array:
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from imginav_jax import checkpoints, distributed, experiment, input_pipeline, model, screen, train_state, weights
 from imginav_jax.checkpoints import Checkpoints
-from imginav_jax.compiled import CompiledSteps, compile_steps
+from imginav_jax.compiled import CompiledSteps, compile_steps, memory_limit_mib
 from imginav_jax.datasets import preparation
 from imginav_jax.distributed import Agreement
 from imginav_jax.early_stopping import EarlyStopping
@@ -106,7 +106,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     given = _load_given(config)
     if given is not None:
         exp = exp.starting_from(given.config)
-    mesh = _make_mesh(config.num_devices, config.batch_size)
+    mesh = _make_mesh(config)
     data = preparation.prepare(exp.data, exp.cache_dir)
     fingerprint = exp.fingerprint(data.fingerprint, given and weights.digest(given.params))
     outputs.check_same_experiment(fingerprint)
@@ -155,16 +155,18 @@ def _load_given(config: Config) -> Weights | None:
     return None if config.init_from is None else weights.load(Path(config.init_from).expanduser())
 
 
-def _make_mesh(num_devices: int, batch_size: int) -> Mesh:
+def _make_mesh(config: Config) -> Mesh:
     """A one-axis mesh; UserError where the batch does not divide or there are fewer devices."""
-    devices = jax.devices()
-    if num_devices > len(devices):
-        raise UserError(f"config.num_devices is {num_devices}, but there are {len(devices)} ({devices[0].platform})")
-    if jax.process_count() > 1 and num_devices not in (0, len(devices)):
-        raise UserError(f"config.num_devices is {num_devices}, expected 0 with {jax.process_count()} processes")
-    devices = devices[: num_devices or None]
-    if batch_size % len(devices):
-        raise UserError(f"config.batch_size is {batch_size}, expected a multiple of the {len(devices)} devices")
+    devices, wanted, parts = jax.devices(), config.num_devices, config.accumulate_steps
+    if wanted > len(devices):
+        raise UserError(f"config.num_devices is {wanted}, but there are {len(devices)} ({devices[0].platform})")
+    if jax.process_count() > 1 and wanted not in (0, len(devices)):
+        raise UserError(f"config.num_devices is {wanted}, expected 0 with {jax.process_count()} processes")
+    devices = devices[: wanted or None]
+    if config.batch_size % (len(devices) * parts):
+        expected = f"a multiple of the {len(devices)} devices"
+        expected += f" times config.accumulate_steps, {len(devices) * parts}" if parts > 1 else ""
+        raise UserError(f"config.batch_size is {config.batch_size}, expected {expected}")
     return Mesh(np.array(devices), ("data",))
 
 
@@ -218,9 +220,9 @@ def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
     create = functools.partial(train_state.create, config=exp.model, optimizer=optimizer)
     screen.say_compiling()
     shape = config.batch_size, config.data.image_size
-    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh)
+    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh, config.accumulate_steps)
     parameters = model.parameter_count(compiled.abstract_state.params)
-    screen.say_compiled(parameters, compiled.seconds, compiled.train_memory_mib)
+    screen.say_compiled(parameters, compiled.seconds, compiled.train_memory_mib, memory_limit_mib(mesh))
     return compiled
 
 

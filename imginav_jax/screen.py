@@ -36,7 +36,9 @@ def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int]
                   f"compression {model.compression}x")  # fmt: skip
     if config.init_from is not None:
         _say("", f"weights from {config.init_from}, heads {', '.join(head.name for head in model.heads)}")
-    pace = f"{config.batch_size} images a step, learning rate {config.optimizer.learning_rate:g}"
+    parts = config.accumulate_steps
+    split = f" in {parts} parts of {config.batch_size // parts}" if parts > 1 else ""
+    pace = f"{config.batch_size} images a step{split}, learning rate {config.optimizer.learning_rate:g}"
     _say("Training", f"{config.num_epochs} epochs of {steps_per_epoch(sizes[0], config.batch_size):,} steps, {pace}")
     _say("Devices", f"{describe_devices(mesh)} ({mesh.devices.flat[0].platform}), {config.precision}")
     _say("Outputs", f"{outputs.workdir} (tensorboard --logdir {outputs.workdir})")
@@ -47,8 +49,11 @@ def say_compiling() -> None:
     logger.info("Compiling the training and the evaluation step ...")
 
 
-def say_compiled(parameters: int, seconds: float, memory_mib: float) -> None:
-    _say("Compiled", f"{parameters:,} parameters, a training step needs {memory_mib:,.0f} MiB; took {seconds:.1f} s")
+def say_compiled(parameters: int, seconds: float, memory_mib: float, limit_mib: float | None) -> None:
+    """`memory_mib`: what a training step needs on one device; `limit_mib`: what the device has, None if not known."""
+    limit = "" if limit_mib is None else f" of {limit_mib:,.0f} MiB that the device has"
+    needs = f"a training step needs {memory_mib:,.0f} MiB{limit}"
+    _say("Compiled", f"{parameters:,} parameters, {needs}; took {seconds:.1f} s")
 
 
 def say_resumed(step: int, epoch: int) -> None:

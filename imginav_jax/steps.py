@@ -1,10 +1,12 @@
 """The training, evaluation and reconstruction steps: pure functions from arrays to arrays."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from imginav_jax import loss_scale, losses, metrics, model
@@ -91,17 +93,30 @@ def train_step(
     config: model.AutoencoderConfig,
     weights: LossWeights,
     optimizer: optax.GradientTransformation,
+    accumulate_steps: int = 1,
 ) -> tuple[TrainState, TrainMetrics]:
-    """One optimizer step on a full batch; donate `state`."""
+    """One optimizer step on a full batch; donate `state`.
+
+    The batch is taken in `accumulate_steps` parts of the same size, one after the other, which changes no result
+    beyond rounding: only one part's activations are live at once.
+    """
     scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
-    def loss_fn(params: model.Params) -> tuple[Array, tuple[Array, Losses]]:
-        outputs = model.apply(config, params, scale_images(batch.image))
-        terms = weigh_losses(jax.tree.map(jnp.mean, compute_losses(outputs, batch)), weights)
-        loss = terms.mse_rgb + terms.ce_segmentation + terms.ce_classification
-        return loss * scale, (loss, terms)
+    def loss_fn(params: model.Params, part: Batch) -> tuple[Array, Losses]:
+        outputs = model.apply(config, params, scale_images(part.image))
+        # Divided here and not at the end: float16 then over- and underflows as with the whole batch.
+        means = jax.tree.map(lambda term: term.mean() / accumulate_steps, compute_losses(outputs, part))
+        terms = weigh_losses(means, weights)
+        return _sum(terms) * scale, terms
 
-    (_, (loss, terms)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def gradient(part: Batch) -> tuple[model.Params, Losses]:
+        return jax.grad(loss_fn, has_aux=True)(state.params, part)
+
+    if accumulate_steps == 1:
+        grads, terms = gradient(batch)
+    else:
+        grads, terms = _accumulate(gradient, split_batch(batch, accumulate_steps))
+    loss = _sum(terms)
     grads = jax.tree.map(lambda grad: grad / scale, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
@@ -124,6 +139,29 @@ def train_step(
         skipped=skipped,
     )
     return stepped, measured
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """A new leading axis of `parts`; part k has rows k, k + parts, k + 2 parts, ... of the batch.
+
+    So every device that holds a share of consecutive rows has its share of every part, and no row moves.
+    """
+    return jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
+
+
+def _accumulate(function: Callable[[Batch], Any], parts: Batch) -> Any:
+    """The sum of what the function makes of each part, one at a time."""
+    first = jax.tree.map(lambda rows: rows[0], parts)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, first))
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    return lax.scan(add, zeros, parts)[0]
+
+
+def _sum(terms: Losses) -> Array:
+    return terms.mse_rgb + terms.ce_segmentation + terms.ce_classification
 
 
 def eval_step(params: model.Params, batch: Batch, *, config: model.AutoencoderConfig) -> EvalMetrics:

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from imginav_jax import checkpoints, evaluate, input_pipeline, model, screen, weights
 from imginav_jax.batch import Batch
-from imginav_jax.compiled import batch_sharding, describe_devices, peak_memory_mib
+from imginav_jax.compiled import batch_sharding, describe_devices, explain_out_of_memory, peak_memory_mib
 from imginav_jax.datasets.layout_file import decode_layout
 from imginav_jax.errors import RunError
 from imginav_jax.evaluate import Evaluation
@@ -43,12 +43,12 @@ def train(config: Config, workdir: str | None = None, stop: Stop | None = None) 
 
     Raises:
       UserError: the config, the data or the folders cannot be used.
-      RunError: a value became infinite or NaN, or a checkpoint could not be saved.
+      RunError: a value became infinite or NaN, a checkpoint could not be saved, or the device's memory is too small.
       Interrupted: a signal has come, and what had been done is saved.
     """
     stop = stop or Stop()
     try:
-        with open_run(config, workdir, stop) as run:
+        with explain_out_of_memory(), open_run(config, workdir, stop) as run:
             if run is None:
                 return
             _train_epochs(run, run.start_state())

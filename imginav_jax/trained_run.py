@@ -106,6 +106,7 @@ def load(directory: Path, image_size: int | None = None) -> TrainedRun:
 def _read_experiment(path: Path) -> tuple[Experiment, dict[str, Any]]:
     description = read_json(path)
     try:
-        return experiment.from_config(ConfigDict(description["config"])), description["data"]
+        config = ConfigDict({"accumulate_steps": 1, **description["config"]})  # older runs do not say it
+        return experiment.from_config(config), description["data"]
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} does not describe an experiment of this program") from None

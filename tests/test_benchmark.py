@@ -376,12 +376,27 @@ def test_the_phase_is_measured_written_and_printed(tmp_path):
     assert all(each.train_flops_per_image for each in found.autoencoders)
 
 
+@pytest.mark.slow
+def test_the_memory_table_is_printed_and_nothing_is_written(tmp_path):
+    tiny = [option for option in TINY if not option.startswith("--rounds")]
+    result = run("--memory", *tiny, f"--config.phase_dir={tmp_path / 'phase'}")
+    assert result.returncode == 0, result.stderr
+    rows = [line for line in result.stdout.splitlines() if line.startswith("| R")]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        [f"| {each}", "float32", remat] for each in ("R1", "R2", "R3") for remat in ("off", "on")
+    ]
+    assert all(row.endswith("| 64 | 64 | 64 |") for row in rows)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--phase"], "Flag --config must have a value"),
-        ([CONFIG], "error: what to measure is not said; give --phase"),
-        (["--phase", CONFIG, "extra"], "error: unknown argument extra; options are --phase, --config"),
+        ([CONFIG], "error: what to measure is not said; give --phase or --memory, one of them"),
+        (["--phase", "--memory", CONFIG], "error: what to measure is not said; give --phase or --memory, one of them"),
+        (["--memory", "--config=configs/phase1_2.py:V1"], "error: config.experiment is V1, expected one of R1, R2, R3"),
+        (["--phase", CONFIG, "extra"], "error: unknown argument extra; options are --phase, --memory, --config"),
         (["--phase", CONFIG, "--rounds=0"], "error: flag --rounds=0: 0 is not a positive integer"),
         (["--phase", CONFIG, "--config.batchsize=3"], 'error: unknown config key "batchsize"; valid ones are'),
         (

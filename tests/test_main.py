@@ -97,9 +97,9 @@ def test_a_run_speaks_in_plain_lines_and_a_second_one_has_nothing_to_do(tmp_path
     assert "has finished already" in second.stdout
 
 
-def test_four_devices_and_one_agree():
+def test_one_two_and_four_devices_agree_whatever_the_parts():
     program = """
-import functools, jax, numpy as np
+import functools, re, jax, numpy as np
 from imginav_jax import compiled, model, optimizer, steps, train_state
 from imginav_jax.batch import Batch
 from imginav_jax.datasets import palette
@@ -112,19 +112,23 @@ batches = [
           np.arange(8, dtype=np.int32), np.arange(8) < 6)
     for _ in range(20)
 ]
-found = []
-for devices in (1, 4):
+expected = None
+for devices, parts in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-    run = compiled.compile_steps(config, steps.LossWeights(), adamw, create, (8, 8), mesh)
+    run = compiled.compile_steps(config, steps.LossWeights(), adamw, create, (8, 8), mesh, parts)
+    # Devices exchange the gradients and the losses, and no image.
+    exchanged = set(re.findall(r" (all-[a-z]+|collective-[a-z]+|reduce-scatter)(?:-start)?[(]", run.train.as_text()))
+    assert exchanged == ({"all-reduce"} if devices > 1 else set()), exchanged
     state, losses = run.create(jax.random.key(0)), []
     for batch in batches:
         batch = jax.device_put(batch, compiled.batch_sharding(mesh))
         state, metrics = run.train(state, batch)
         losses.append(float(metrics.loss))
-    found.append((losses, jax.device_get(run.evaluate(state.params, batch))))
-np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
-assert np.abs(found[0][1].confusion - found[1][1].confusion).sum() <= 4
-np.testing.assert_allclose(found[0][1].losses.mse_rgb, found[1][1].losses.mse_rgb, rtol=1e-4)
+    found = losses, jax.device_get(run.evaluate(state.params, batch))
+    expected = expected or found
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    assert np.abs(found[1].confusion - expected[1].confusion).sum() <= 4
+    np.testing.assert_allclose(found[1].losses.mse_rgb, expected[1].losses.mse_rgb, rtol=1e-4)
 """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, timeout=300)
@@ -156,6 +160,9 @@ def test_several_devices_and_worker_processes_change_no_result(tmp_path):
     assert losses[2] == losses[0]
     result = run(*TINY, *places(tmp_path / "odd"), "--config.num_devices=3", devices=4)
     assert "config.batch_size is 4, expected a multiple of the 3 devices" in result.stderr
+    result = run(*TINY, *places(tmp_path / "odd"), "--config.accumulate_steps=2", devices=4)
+    expected = "expected a multiple of the 4 devices times config.accumulate_steps, 8"
+    assert f"config.batch_size is 4, {expected}" in result.stderr
 
 
 @pytest.mark.slow

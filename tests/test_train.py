@@ -296,6 +296,7 @@ def test_overflows_are_counted_and_end_the_run_when_they_go_on(tmp_path, monkeyp
         ({"precision": "float8"}, r"config\.precision is float8, expected float32 or bfloat16 or float16"),
         ({"batch_size": 0}, r"config\.batch_size is 0, expected a number above 0"),
         ({"batch_size": 99}, r"config\.batch_size is 99, but only \d+ layouts are for training"),
+        ({"accumulate_steps": 3}, r"config\.batch_size is \d+, expected a multiple of config\.accumulate_steps, 3"),
         ({"num_devices": 2}, r"config\.num_devices is 2, but there are 1"),
         ({"data.num_workers": 10**6}, r"config\.data\.num_workers is 1000000, expected at most \d+, the cores"),
         ({"data.validation_fraction": 1.0}, "expected a share between 0 and 1"),

@@ -15,6 +15,7 @@ from imginav_jax.benchmark import timing
 from imginav_jax.benchmark.program import Program, Stepper, compile_program
 from imginav_jax.benchmark.results import AutoencoderCost
 from imginav_jax.benchmark.timing import Work
+from imginav_jax.compiled import compiler_options
 from imginav_jax.datasets import synthetic
 from imginav_jax.datasets.manifest import TYPES
 from imginav_jax.experiment import Experiment
@@ -46,8 +47,15 @@ def prepare(experiment: Experiment, batch: Batch) -> PreparedAutoencoder:
     create = jax.jit(functools.partial(train_state.create, config=config, optimizer=optimizer))
     state = create(jax.random.key(fields.seed))
     params = jax.tree.map(jnp.copy, state.params)  # training donates its own
-    train_step = functools.partial(steps.train_step, config=config, weights=experiment.weights, optimizer=optimizer)
-    train = compile_program(train_step, state, batch, donates_first=True)
+    train_step = functools.partial(
+        steps.train_step,
+        config=config,
+        weights=experiment.weights,
+        optimizer=optimizer,
+        accumulate_steps=fields.accumulate_steps,
+    )
+    options = compiler_options(config)
+    train = compile_program(train_step, state, batch, donates_first=True, compiler_options=options)
     encode = jax.jit(functools.partial(steps.encode, config=config))
     decode = jax.jit(functools.partial(steps.decode, config=config))
     latents = encode(params, batch.image)

@@ -59,7 +59,7 @@ def experiments(config: Config) -> dict[str, Experiment]:
     """
     given = config.get("experiment", "R1")
     if given not in DOWNSAMPLING_STEPS:
-        raise UserError(f"config.experiment is {given}, expected one of {', '.join(DOWNSAMPLING_STEPS)} for --phase")
+        raise UserError(f"config.experiment is {given}, expected one of {', '.join(DOWNSAMPLING_STEPS)}")
     found = {}
     for run, steps in DOWNSAMPLING_STEPS.items():
         changed = config.copy_and_resolve_references()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,11 +30,16 @@ class Stepper:
         return self._state, measured
 
 
-def compile_program(function: Callable[..., Any], *arguments: Any, donates_first: bool = False) -> Program:
+def compile_program(
+    function: Callable[..., Any],
+    *arguments: Any,
+    donates_first: bool = False,
+    compiler_options: Mapping[str, str | bool] | None = None,
+) -> Program:
     """For arguments of these shapes, on their device."""
     start = time.monotonic()
     traced = jax.jit(function, donate_argnums=(0,) if donates_first else ()).trace(*arguments)
-    compiled = traced.lower().compile()
+    compiled = traced.lower().compile(compiler_options=dict(compiler_options or {}))
     seconds = time.monotonic() - start
     memory = memory_mib(compiled.memory_analysis())
     return Program(compiled, seconds, memory, count_flops(traced.jaxpr.jaxpr))
