@@ -13,7 +13,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from imginav_jax import checkpoints, distributed, experiment, input_pipeline, model, screen, train_state, weights
+from imginav_jax import (
+    cards,
+    checkpoints,
+    distributed,
+    experiment,
+    input_pipeline,
+    model,
+    screen,
+    train_state,
+    weights,
+)
 from imginav_jax.checkpoints import Checkpoints
 from imginav_jax.compiled import CompiledSteps, compile_steps, memory_limit_mib
 from imginav_jax.datasets import preparation
@@ -103,6 +113,8 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     workdir = workdir or f"experiments/phase1/{exp.name}"
     outputs = Outputs(exp.name, Path(workdir).expanduser(), Path(config.phase_dir).expanduser())
     outputs.check_writable()
+    card = cards.find()
+    cards.check_cudnn(card.name, cards.cudnn_version())
     given = _load_given(config)
     if given is not None:
         exp = exp.starting_from(given.config)
@@ -121,7 +133,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     validation = LayoutSource(data.directory, preparation.VALIDATION)
     if len(training) < config.batch_size:
         raise UserError(f"config.batch_size is {config.batch_size}, but only {len(training)} layouts are for training")
-    screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs)
+    screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs, card)
     if distributed.is_primary():
         outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
     multihost_utils.sync_global_devices("the folders are there")

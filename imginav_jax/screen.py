@@ -6,6 +6,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from imginav_jax import cards
+from imginav_jax.cards import Card
 from imginav_jax.compiled import describe_devices
 from imginav_jax.datasets.preparation import PreparedData
 from imginav_jax.early_stopping import EarlyStopping
@@ -17,7 +19,9 @@ from imginav_jax.progress import logger
 _WIDTH = 88
 
 
-def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int], mesh: Mesh, outputs: Outputs) -> None:
+def say_start(
+    experiment: Experiment, data: PreparedData, sizes: tuple[int, int], mesh: Mesh, outputs: Outputs, card: Card
+) -> None:
     """`sizes`: layouts for training and for validation."""
     config, model = experiment.config, experiment.model
     size = config.data.image_size
@@ -41,6 +45,8 @@ def say_start(experiment: Experiment, data: PreparedData, sizes: tuple[int, int]
     pace = f"{config.batch_size} images a step{split}, learning rate {config.optimizer.learning_rate:g}"
     _say("Training", f"{config.num_epochs} epochs of {steps_per_epoch(sizes[0], config.batch_size):,} steps, {pace}")
     _say("Devices", f"{describe_devices(mesh)} ({mesh.devices.flat[0].platform}), {config.precision}")
+    for line in cards.describe(card) if card.exists else ():
+        _say("", line)
     _say("Outputs", f"{outputs.workdir} (tensorboard --logdir {outputs.workdir})")
     _say("", f"copies in {outputs.phase_dir}")
 
