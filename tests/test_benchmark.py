@@ -324,7 +324,7 @@ def test_a_file_that_is_cut_off_or_no_benchmark_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         results.load(path)
     path.write_text("[]")
-    with pytest.raises(UserError, match="is no benchmark"):
+    with pytest.raises(UserError, match="cannot be read: it holds no JSON object"):
         results.load(path)
 
 
@@ -366,11 +366,13 @@ def test_the_phase_is_measured_written_and_printed(tmp_path):
         ("R3", 5, (1, 1, 4), 3_094_707),
     ]
     assert [(each.names, each.latent_shape) for each in found.diffusion] == [
-        (("R1", "V1"), (4, 4, 4)),
-        (("R2",), (2, 2, 4)),
+        (("R1",), (4, 4, 4)),
+        (("R2", "V2"), (2, 2, 4)),
         (("R3",), (1, 1, 4)),
-        (("R1_unshuffle_2", "V2"), (2, 2, 16)),
-        (("R1_unshuffle_4", "V3"), (1, 1, 64)),
+        (("R1_unshuffle_2",), (2, 2, 16)),
+        (("R1_unshuffle_4",), (1, 1, 64)),
+        (("V1",), (4, 4, 1)),
+        (("V3",), (1, 1, 16)),
     ]
     assert found.diffusion[0].unet.seconds_ratio_to_r1 == Spread(1, 1, 1)
     assert all(each.train_flops_per_image for each in found.autoencoders)

@@ -48,8 +48,11 @@ def places(folder):
         (["--config=configs/phase1_2.py:R9"], 'unknown experiment "R9"; valid ones are R1, R2, R3'),
         ([f"{CONFIG},fast"], 'unknown preset "fast"; valid ones are full, quick'),
         (["--config=configs/nowhere.py:R1"], "No such file or directory: 'configs/nowhere.py'"),
-        ([CONFIG, "--config.batchsize=3"], 'unknown config key "batchsize"; valid ones are batch_size, checkpoint.'),
-        ([CONFIG, "--config.model.depth=3"], 'unknown config key "model.depth"; valid ones are batch_size'),
+        (
+            [CONFIG, "--config.batchsize=3"],
+            'unknown config key "batchsize"; valid ones are accumulate_steps, batch_size, checkpoint.',
+        ),
+        ([CONFIG, "--config.model.depth=3"], 'unknown config key "model.depth"; valid ones are accumulate_steps'),
         (["--config", "configs/phase1_2.py:R1", "--config.batchsize=3"], 'unknown config key "batchsize"'),
         (["--config.seed=1"], "config"),
         (["--config=configs:R1", "--config.seed=1"], "configs"),
