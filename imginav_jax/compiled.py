@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imginav_jax import steps
+from imginav_jax import steps, target
 from imginav_jax.batch import Batch
 from imginav_jax.errors import RunError
 from imginav_jax.model import AutoencoderConfig, Params
@@ -91,7 +91,7 @@ def compiler_options(config: AutoencoderConfig) -> dict[str, str | bool]:
     Its CPU backend drops optimization barriers before it merges equal expressions and chooses an order.  Activations
     that are to be computed twice were then computed once and kept.  Its GPU backend drops them last.
     """
-    keeps_barriers = config.remat and jax.default_backend() == "cpu"
+    keeps_barriers = config.remat and target.platform() == "cpu"
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if keeps_barriers else {}
 
 

@@ -1,4 +1,4 @@
-"""The two 4x4 stride-2 convolutions, in forms that suit the backend.
+"""The two 4x4 stride-2 convolutions, in forms that suit the platform.
 
 XLA's CPU backend runs a zero-dilated convolution in a slow loop.  Both the transposed convolution and the input
 gradient of the strided one are such, so on the CPU they go through `_upsample_by_phase`: one undilated 2x2 convolution
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from imginav_jax import target
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -22,12 +24,12 @@ def conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "k k cin cout"]) -> 
 
 def downsample_conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b h2 w2 cout"]:
     """PyTorch's Conv2d(kernel 4, stride 2, padding 1): halves height and width."""
-    return _downsample_by_phase(x, kernel) if jax.default_backend() == "cpu" else _downsample(x, kernel)
+    return _downsample_by_phase(x, kernel) if target.platform() == "cpu" else _downsample(x, kernel)
 
 
 def upsample_conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b h2 w2 cout"]:
     """PyTorch's ConvTranspose2d(kernel 4, stride 2, padding 1), its kernel flipped: doubles height and width."""
-    return _upsample_by_phase(x, kernel) if jax.default_backend() == "cpu" else _upsample(x, kernel)
+    return _upsample_by_phase(x, kernel) if target.platform() == "cpu" else _upsample(x, kernel)
 
 
 def _downsample(x: Array, kernel: Array) -> Array:

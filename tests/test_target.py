@@ -1,0 +1,44 @@
+"""A program for a platform that is not here takes that one's convolutions and compiler options."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from conftest import TINY
+from imginav_jax import compiled, convolutions, target
+
+
+def dilations(convolution):
+    """Of the inputs of every convolution in `convolution`'s gradient: (2, 2) where zeros are put between them."""
+    x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((4, 4, 2, 2))
+    gradient = jax.grad(lambda x, kernel: convolution(x, kernel).sum(), (0, 1))
+    lines = jax.jit(gradient).lower(x, kernel).as_text().splitlines()
+    return ["lhs_dilate = [2, 2]" in line for line in lines if "stablehlo.convolution" in line]
+
+
+@pytest.mark.parametrize("convolution", [convolutions.downsample_conv, convolutions.upsample_conv])
+def test_convolutions_have_the_targets_form(convolution):
+    assert not any(dilations(convolution))
+    with target.compile_for("gpu"):
+        assert any(dilations(convolution))
+    assert not any(dilations(convolution))
+
+
+def test_the_option_of_remat_is_the_targets():
+    remat = dataclasses.replace(TINY, remat=True)
+    assert compiled.compiler_options(remat)
+    assert not compiled.compiler_options(TINY)
+    with target.compile_for("gpu"):
+        assert target.platform() == "gpu"
+        assert not compiled.compiler_options(remat)
+        with target.compile_for("cpu"):
+            assert compiled.compiler_options(remat)
+    assert target.platform() == jax.default_backend()
+
+
+def test_the_target_is_what_it_was_after_an_error():
+    with pytest.raises(KeyError), target.compile_for("gpu"):
+        raise KeyError
+    assert target.platform() == jax.default_backend()
