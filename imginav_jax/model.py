@@ -7,6 +7,7 @@ correlation kernel over the zero-dilated input, that is PyTorch's kernel flipped
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,11 +18,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from imginav_jax import convolutions
+from imginav_jax import convolutions, normalization
 
 MAX_DOWNSAMPLING_STEPS = 7
 NORM_GROUPS = 8
-NORM_EPSILON = 1e-5
 
 # By the names of torch.nn, with its defaults: the checkpoints of the original name them so.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -169,9 +169,11 @@ class Conv(nnx.Module):
         self.operation, self.dtype = operation, dtype
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
-        y = self.operation(x, self.kernel[...].astype(self.dtype))
         # In float32, for the bias's gradient is a sum over every pixel: in bfloat16 it was wrong by half and more.
-        return (y.astype(jnp.float32) + self.bias[...].reshape(1, 1, 1, -1)).astype(self.dtype)
+        return (self.without_bias(x).astype(jnp.float32) + self.bias[...].reshape(1, 1, 1, -1)).astype(self.dtype)
+
+    def without_bias(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        return self.operation(x, self.kernel[...].astype(self.dtype))
 
 
 def _same(cin: int, cout: int, size: int, *, dtype: Any, draw: Draw) -> Conv:
@@ -188,25 +190,16 @@ def _up(cin: int, cout: int, *, dtype: Any, draw: Draw) -> Conv:
 
 
 class NormAct(nnx.Module):
-    """GroupNorm (affine) and the activation; statistics in float32."""
+    """GroupNorm (affine) and the activation, behind a convolution whose bias is added here."""
 
     def __init__(self, channels: int, groups: int = NORM_GROUPS, activation: str = "SiLU"):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups, self.activation = groups, activation
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, _, _, c = x.shape
-        y = x.astype(jnp.float32)
-        # Mean and mean square a channel in one pass over the image, then over each group's channels.
-        moments = jnp.stack([y.mean((1, 2)), jnp.square(y).mean((1, 2))])
-        mean, square = moments.reshape(2, b, self.groups, c // self.groups).mean(-1)
-        variance = jnp.maximum(square - jnp.square(mean), 0)
-        by_channel = jnp.stack([mean, lax.rsqrt(variance + NORM_EPSILON)]).repeat(c // self.groups, axis=-1)
-        mean, inverse = by_channel.reshape(2, b, 1, 1, c)
-        scale = inverse * self.scale[...].reshape(1, 1, 1, c)
-        y = y * scale + (self.bias[...].reshape(1, 1, 1, c) - mean * scale)
-        return ACTIVATIONS[self.activation](y).astype(x.dtype)
+    def __call__(self, conv: Conv, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
+        parameters = conv.bias[...], self.scale[...], self.bias[...]
+        return normalization.bias_norm_act(conv.without_bias(x), *parameters, self.groups, ACTIVATIONS[self.activation])
 
 
 class Encoder(nnx.Module):
@@ -319,8 +312,9 @@ def _run(layers: nnx.List, x: Array, remat: bool) -> tuple[Array, Array]:
 
 
 def _chain(layers: nnx.List, x: Array) -> Array:
-    for layer in layers:
-        x = layer(x)
+    """Pairs of convolution and norm, and in a head a last convolution."""
+    for conv, norm in itertools.zip_longest(layers[::2], layers[1::2]):
+        x = conv(x) if norm is None else norm(conv, x)
     return x
 
 

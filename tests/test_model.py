@@ -54,24 +54,48 @@ def brute_force_strided(x, kernel):
     return np.einsum("bhwckl,klco->bhwo", windows, kernel)
 
 
+def brute_force_same(x, kernel):
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    return np.einsum("bhwckl,klco->bhwo", windows, kernel)
+
+
+UPSAMPLE = convolutions._upsample, convolutions._upsample_by_phase, brute_force_transposed, 4
+DOWNSAMPLE = convolutions._downsample, convolutions._downsample_by_phase, brute_force_strided, 4
+SAME = convolutions._conv, convolutions._conv_by_columns, brute_force_same, 3
+
+
 @pytest.mark.parametrize(
-    ("forms", "reference"),
+    ("forms", "size", "channels"),
     [
-        ((convolutions._upsample, convolutions._upsample_by_phase), brute_force_transposed),
-        ((convolutions._downsample, convolutions._downsample_by_phase), brute_force_strided),
+        # Below and above the size from which the kernel's gradient is taken from one tall image.
+        (UPSAMPLE, (6, 8), (3, 5)),
+        (UPSAMPLE, (32, 6), (3, 5)),
+        (DOWNSAMPLE, (6, 8), (3, 5)),
+        (DOWNSAMPLE, (64, 6), (3, 5)),
+        # One, two and four columns of the result at once, for the gradient too; a width that no pair divides.
+        (SAME, (6, 8), (20, 30)),
+        (SAME, (6, 8), (5, 6)),
+        (SAME, (6, 8), (6, 3)),
+        (SAME, (6, 7), (6, 3)),
+        (SAME, (32, 6), (3, 5)),
+        (SAME, (32, 6), (5, 3)),
     ],
 )
-def test_both_forms_agree_with_a_plain_sum_in_value_and_gradient(forms, reference):
+def test_both_forms_agree_with_a_plain_sum_in_value_and_gradient(forms, size, channels):
+    *forms, reference, kernel_size = forms
+    cin, cout = channels
     keys = jax.random.split(jax.random.key(0), 3)
-    x, kernel = jax.random.normal(keys[0], (2, 6, 8, 3)), jax.random.normal(keys[1], (4, 4, 3, 5))
+    x = jax.random.normal(keys[0], (2, *size, cin))
+    kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, cin, cout))
     expected = reference(np.asarray(x, np.float64), np.asarray(kernel, np.float64))
     weights = jax.random.normal(keys[2], expected.shape)
     gradients = []
     for form in forms:
         np.testing.assert_allclose(form(x, kernel), expected, rtol=1e-4, atol=1e-4)
         gradients.append(jax.grad(lambda *args, form=form: (form(*args) * weights).sum(), (0, 1))(x, kernel))
-    for plain, by_phase in zip(*gradients, strict=True):
-        np.testing.assert_allclose(plain, by_phase, rtol=1e-4, atol=1e-4)
+    for plain, of_the_cpu in zip(*gradients, strict=True):
+        np.testing.assert_allclose(plain, of_the_cpu, rtol=1e-4, atol=1e-3)
 
 
 def test_initial_parameters_have_pytorchs_bounds():
@@ -96,19 +120,6 @@ def test_initial_parameters_have_pytorchs_bounds():
             assert abs(values.std() - bound / 3**0.5) < 0.05 * bound
     assert (params["encoder"]["stages"][0][1]["scale"] == 1).all()
     assert (params["encoder"]["stages"][0][1]["bias"] == 0).all()
-
-
-def test_group_norm_and_silu_against_numpy():
-    x = np.random.default_rng(0).normal(3, 2, (2, 4, 4, 16))
-    norm = model.NormAct(16)
-    norm.scale.set_value(jnp.linspace(0.5, 2, 16))
-    norm.bias.set_value(jnp.linspace(-1, 1, 16))
-    grouped = x.reshape(2, 16, 8, 2)
-    mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
-    y = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * np.linspace(0.5, 2, 16) + np.linspace(
-        -1, 1, 16
-    )
-    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), y / (1 + np.exp(-y)), rtol=1e-4, atol=1e-5)
 
 
 def test_each_image_is_encoded_and_decoded_alone(tiny_params):

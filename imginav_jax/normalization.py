@@ -1,0 +1,82 @@
+"""What follows a convolution: its bias, GroupNorm and the activation, in as few passes over the image as there can be.
+
+Forward: one pass for the sums, one for the result.  Backward: one for the sums of the gradient, one for the gradient.
+Everything else is a handful of numbers an image and channel.  Only the convolution's result is kept in between, and
+what the activation does is computed anew.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+NORM_EPSILON = 1e-5
+
+Activation = Callable[[Array], Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def bias_norm_act(
+    x: Float[Array, "b h w c"],
+    conv_bias: Float[Array, " c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    groups: int,
+    activation: Activation,
+) -> Float[Array, "b h w c"]:
+    """activation(GroupNorm(x + conv_bias) * scale + bias); statistics in float32, the result in x's dtype.
+
+    PyTorch's GroupNorm: mean and biased variance over an image's pixels and a group's c / groups channels.
+    """
+    return _forward(x, conv_bias, scale, bias, groups, activation)[0]
+
+
+def _forward(x: Array, *arguments: Any) -> tuple[Array, tuple[Any, ...]]:
+    *parameters, groups, activation = arguments
+    y = x.astype(jnp.float32)
+    small = y.mean((1, 2)), jnp.square(y).mean((1, 2)), *parameters
+    factor, offset = _coefficients(*small, groups=groups)
+    return activation(y * _over_image(factor) + _over_image(offset)).astype(x.dtype), (x, *small)
+
+
+def _backward(groups: int, activation: Activation, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
+    x, *small = saved
+    y, pixels = x.astype(jnp.float32), x.shape[1] * x.shape[2]
+    (factor, offset), pull_back = jax.vjp(functools.partial(_coefficients, groups=groups), *small)
+    _, activate_back = jax.vjp(activation, y * _over_image(factor) + _over_image(offset))
+    (inner,) = activate_back(gradient.astype(jnp.float32))
+    mean, square, *parameter_gradients = pull_back(((inner * y).sum((1, 2)), inner.sum((1, 2))))
+    x_gradient = inner * _over_image(factor) + y * _over_image(2 / pixels * square) + _over_image(mean / pixels)
+    return x_gradient.astype(x.dtype), *parameter_gradients
+
+
+bias_norm_act.defvjp(_forward, _backward)
+
+
+def _coefficients(
+    mean: Float[Array, "b c"],
+    square: Float[Array, "b c"],
+    conv_bias: Float[Array, " c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    *,
+    groups: int,
+) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
+    """Factor and offset that normalise each image's channels, from their mean and mean square without the bias."""
+    conv_bias, scale, bias = (each.reshape(1, -1) for each in (conv_bias, scale, bias))
+    square = square + conv_bias * (2 * mean + conv_bias)
+    mean = mean + conv_bias
+    b, c = mean.shape
+    moments = jnp.stack([mean, square]).reshape(2, b, groups, c // groups).mean(-1)
+    group_mean, group_square = moments.repeat(c // groups, axis=-1)
+    variance = jnp.maximum(group_square - jnp.square(group_mean), 0)
+    factor = lax.rsqrt(variance + NORM_EPSILON) * scale
+    return factor, bias + (conv_bias - group_mean) * factor
+
+
+def _over_image(values: Float[Array, "b c"]) -> Float[Array, "b 1 1 c"]:
+    return values[:, None, None, :]
