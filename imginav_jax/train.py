@@ -164,6 +164,8 @@ def _record(run: Run, metrics: TrainMetrics, batch: Batch, progress: Progress) -
     if not values["skipped"]:
         position.sums = {name: position.sums.get(name, 0.0) + value for name, value in values.items()}
     progress.advance(run.config.batch_size, f"loss {values['loss']:.4f}")
+    if position.step == run.first_step:
+        screen.say_first_step(position.step, values["loss"])
     if position.step % _SCALARS_EVERY_STEPS == 0:
         run.records.write_step(position.step, values)
 
