@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from imginav_jax import checkpoints, evaluate, input_pipeline, model, screen, weights
 from imginav_jax.batch import Batch
 from imginav_jax.compiled import batch_sharding, describe_devices, explain_out_of_memory, peak_memory_mib
-from imginav_jax.datasets.layout_file import decode_layout
+from imginav_jax.datasets import layout_record
 from imginav_jax.errors import RunError
 from imginav_jax.evaluate import Evaluation
 from imginav_jax.experiment import Config
@@ -250,7 +250,7 @@ def _save(run: Run, state: TrainState) -> None:
 def _write_samples(run: Run, params: model.Params, moment: str) -> None:
     """The same validation layouts each time, at full resolution."""
     chosen = evaluate.spread_indices(len(run.validation), run.config.samples.count)
-    images = np.stack([decode_layout(run.validation[index]["image"]) for index in chosen])
+    images = np.stack([layout_record.decode(run.validation[index]["image"]) for index in chosen])
     made = jax.device_get(run.compiled.reconstruct(params, images))
     run.records.write_samples(run.position.step, moment, images, made)
 
