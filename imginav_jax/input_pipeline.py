@@ -1,11 +1,14 @@
 """Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
 
+import collections
 import contextlib
 import copy
 import functools
 import itertools
 import math
+import mmap
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +26,7 @@ _MAX_DECODING_THREADS = 8  # each decodes a batch of its own
 _DEVICE_BATCHES = 2  # on the device ahead of the step
 _MEMORY_SHARE = 0.05  # of the free memory, for packed layouts
 _BYTES_A_LAYOUT = 500  # what Python adds to one in memory
-_ALIGNMENT = 64  # bytes, that XLA wants
+_free_memory: dict[int, collections.deque[mmap.mmap]] = {}  # of forgotten batches, by its size in bytes
 
 
 class Packed(NamedTuple):
@@ -152,19 +155,27 @@ def _read_batch(source: LayoutSource, indices: np.ndarray) -> Batch:
     """An index behind the last one stands for padding."""
     found = [source.packed(min(int(index), len(source) - 1)) for index in indices]
     side = layout_record.side(found[0].image)
-    images = _aligned((len(found), side, side, 3))
+    images = _empty((len(found), side, side, 3))
     for layout, out in zip(found, images, strict=True):
         layout_record.decode(layout.image, out)
     types, rows = ([getattr(layout, name) for layout in found] for name in ("type", "row"))
     return Batch(images, np.array(types, np.int32), np.array(rows, np.int32), np.asarray(indices) < len(source))
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty array of bytes that JAX on the CPU takes without a copy; never to be written again."""
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Bytes, in memory of an earlier batch where one is forgotten: fresh pages cost more than decoding into them.
+
+    The memory begins with a page, so that JAX on the CPU takes it without a copy.
+    """
     count = math.prod(shape)
-    memory = np.empty(count + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + count].reshape(shape)
+    free = _free_memory.setdefault(count, collections.deque())
+    try:
+        memory = free.popleft()
+    except IndexError:
+        memory = mmap.mmap(-1, count)
+    owner = np.frombuffer(memory, np.uint8)  # every view keeps this one alive, and so does JAX
+    weakref.finalize(owner, free.append, memory).atexit = False
+    return owner.reshape(shape)
 
 
 def _read_ahead(batches: Any, count: int) -> Any:
