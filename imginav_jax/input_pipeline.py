@@ -41,11 +41,11 @@ class LayoutSource(Sequence[dict[str, Any]]):
     def __init__(self, directory: Path, split: str):
         builder: Any = tfds.builder_from_directory(directory)
         self._records = builder.as_data_source(split)
-        self._rows = range(len(self._records))
+        self._rows: Sequence[int] = range(len(self._records))
         self._read: dict[int, Packed] | None = {} if _fits_in_memory(directory, len(self._records)) else None
 
-    def restrict(self, rows: range) -> "LayoutSource":
-        """Some rows of it; `index` goes on to be the position in the split."""
+    def restrict(self, rows: Sequence[int]) -> "LayoutSource":
+        """These rows of it; `index` goes on to be the position in the split."""
         found = copy.copy(self)
         found._rows = rows
         return found
@@ -115,9 +115,7 @@ def eval_dataset(source: LayoutSource, batch_size: int, part: Part = _WHOLE) -> 
     return _read(source, grain.MapDataset.range(padded), batch_size, part)
 
 
-def _read(
-    source: LayoutSource, indices: grain.MapDataset[Any], batch_size: int, part: Part
-) -> grain.MapDataset[Batch]:
+def _read(source: LayoutSource, indices: grain.MapDataset[Any], batch_size: int, part: Part) -> grain.MapDataset[Batch]:
     """Only numbers go through Grain one by one: a batch is decoded as a whole, straight into its place."""
     batches = indices.batch(batch_size // part.count, drop_remainder=True)[part.index :: part.count]
     return batches.map(functools.partial(_read_batch, source))

@@ -1,37 +1,30 @@
 """How many layouts a second one core makes ready for the device, and what else a core could do with them.
 
-    python -m imginav_jax.benchmark.input_rate --config=configs/phase1_2.py:R1
-
 Three works take turns, on synthetic layouts of the config's size: the input pipeline, from records on disk to uint8
-batches on the device; the decoder alone, on records in memory; and, where PyTorch is installed, a DataLoader that
-opens the PNG files with Pillow, and makes float32 images and class labels of them.  Each process has one core.
+batches on the device; decoding alone, of records and of PNG files in memory; and, where PyTorch is installed, a
+DataLoader that opens the PNG files with Pillow, and makes float32 images and class labels of them.  Each process has one core.
 """
 
 import contextlib
 import dataclasses
-import functools
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from absl import app, flags
-from ml_collections import config_flags
-
-from imginav_jax import command_line, experiment
+from imginav_jax import experiment
 from imginav_jax.benchmark import torch_dataloader
 from imginav_jax.datasets import preparation
 from imginav_jax.errors import RunError
 from imginav_jax.experiment import Config
-from imginav_jax.progress import log_to_stdout, logger
 
 _LAYOUTS = 320  # drawn
+_TRAINING_LAYOUTS = 22_000  # of the real data set
 _IMAGES = 1024  # about as many are read in a sample, in several epochs
 
 Rates = Mapping[str, float]  # images a second, by work
@@ -43,9 +36,11 @@ class InputRate(NamedTuple):
     image_size: int  # pixels a side
     input_images_per_second_per_core: float
     first_epoch_images_per_second_per_core: float  # before the packed layouts are in memory
-    decode_images_per_second_per_core: float
+    decode_images_per_second_per_core: float  # of records in memory
+    png_decode_images_per_second_per_core: float  # of the files that they were made of, in memory, by Pillow
     torch_dataloader_images_per_second_per_core: float | None  # None where PyTorch is missing
     input_to_decode: float
+    input_to_png_decode: float
     input_to_torch_dataloader: float | None
 
 
@@ -66,8 +61,9 @@ def measure(config: Config, rounds: int, layouts: int = _LAYOUTS, images: int = 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         spec = dataclasses.replace(exp.data, manifest=None, root=None, synthetic_size=layouts)
         directory = preparation.prepare(spec, Path(folder)).directory
-        ours = stack.enter_context(_worker(_serve_pipeline, directory, batch_size, images))
-        theirs = stack.enter_context(_worker(_serve_torch, Path(folder), batch_size))
+        files = sorted(Path(folder).rglob("*.png"))
+        ours = stack.enter_context(_worker(_serve_pipeline, directory, files, batch_size, images))
+        theirs = stack.enter_context(_worker(_serve_torch, files, batch_size))
         found = [{**ours(), **theirs()} for _ in range(rounds + 1)][1:]  # the first turn warms up
     return _summarize(config.data.image_size, found)
 
@@ -81,7 +77,12 @@ def _summarize(image_size: int, rounds: list[dict[str, float]]) -> InputRate:
 
     torch = (rate("torch"), ratio("torch")) if "torch" in rounds[0] else (None, None)
     return InputRate(
-        image_size, rate("input"), rate("first_epoch"), rate("decode"), torch[0], ratio("decode"), torch[1]
+        image_size,
+        *(rate(name) for name in ("input", "first_epoch", "decode", "png")),
+        torch[0],
+        ratio("decode"),
+        ratio("png"),
+        torch[1],
     )
 
 
@@ -119,59 +120,53 @@ def _serve(connection: Connection, measure_once: Callable[[], Rates]) -> None:
             connection.send(measure_once())
 
 
-def _serve_pipeline(connection: Connection, directory: Path, batch_size: int, images: int) -> None:
+def _serve_pipeline(
+    connection: Connection, directory: Path, files: Sequence[Path], batch_size: int, images: int
+) -> None:
     import jax
 
     from imginav_jax import input_pipeline
-    from imginav_jax.datasets import layout_record
+    from imginav_jax.datasets import layout_file, layout_record
 
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     source = input_pipeline.LayoutSource(directory, preparation.TRAIN)
     contents = [source.packed(index).image for index in range(len(source))]
+    pngs = [path.read_bytes() for path in files]
     passes = max(1, round(images / len(source)))
+    # As long as the real training split: Grain's shuffle is slow where there are few elements.
+    many = source.restrict(list(range(len(source))) * (_TRAINING_LAYOUTS // len(source)))
+    training = input_pipeline.train_dataset(many, batch_size, 1, 0)[: len(source) * passes // batch_size]
 
-    def read(source: input_pipeline.LayoutSource, epochs: int) -> float:
+    def read(dataset: Any) -> float:
         start, count = time.perf_counter(), 0
-        for batch in input_pipeline.prefetch(input_pipeline.train_dataset(source, batch_size, epochs, 0), sharding):
+        for batch in input_pipeline.prefetch(dataset, sharding):
             jax.block_until_ready(batch.image)
             count += len(batch.image)
         return count / (time.perf_counter() - start)
 
-    def decode() -> float:
+    def decode(decoder: Callable[[bytes], Any], contents: Sequence[bytes]) -> float:
         start = time.perf_counter()
-        for content in contents * passes:
-            layout_record.decode(content)
-        return len(contents) * passes / (time.perf_counter() - start)
+        for content in contents:
+            decoder(content)
+        return len(contents) / (time.perf_counter() - start)
 
     def measure_once() -> Rates:
         fresh = input_pipeline.LayoutSource(directory, preparation.TRAIN)
-        return {"input": read(source, passes), "decode": decode(), "first_epoch": read(fresh, 1)}
+        first_epoch = read(input_pipeline.eval_dataset(fresh, batch_size))
+        return {
+            "input": read(training),
+            "decode": decode(layout_record.decode, contents * passes),
+            "png": decode(layout_file.decode_layout, pngs),
+            "first_epoch": first_epoch,
+        }
 
     _serve(connection, measure_once)
 
 
-def _serve_torch(connection: Connection, folder: Path, batch_size: int) -> None:
-    """Finds the PNG files in the folder."""
+def _serve_torch(connection: Connection, files: Sequence[Path], batch_size: int) -> None:
     try:
-        loader = torch_dataloader.open_loader(sorted(folder.rglob("*.png")), batch_size)
+        loader = torch_dataloader.open_loader(files, batch_size)
     except ImportError:
         _serve(connection, dict)
         return
     _serve(connection, lambda: {"torch": torch_dataloader.images_per_second(loader)})
-
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
-
-
-def main(argv: list[str]) -> None:
-    log_to_stdout()
-    try:
-        found = measure(_CONFIG.value, 5)
-    except RunError as error:
-        sys.exit(f"error: {error}")
-    for name, value in found._asdict().items():
-        logger.info("%-44s %s", name, value if value is None else f"{value:,.2f}")
-
-
-if __name__ == "__main__":
-    app.run(main, flags_parser=functools.partial(command_line.parse_flags, _CONFIG))
