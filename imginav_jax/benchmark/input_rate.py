@@ -2,7 +2,8 @@
 
 Three works take turns, on synthetic layouts of the config's size: the input pipeline, from records on disk to uint8
 batches on the device; decoding alone, of records and of PNG files in memory; and, where PyTorch is installed, a
-DataLoader that opens the PNG files with Pillow, and makes float32 images and class labels of them.  Each process has one core.
+DataLoader that opens the PNG files with Pillow, and makes float32 images and class labels of them.  Each process has
+one core.
 """
 
 import contextlib
