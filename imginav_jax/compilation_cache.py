@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,11 +18,11 @@ def enable() -> None:
     worth a warning: the programs are compiled anew.  For commands, not for code that others import; after
     `distributed.initialize` and before anything is compiled.
     """
-    if not jax.config.jax_enable_compilation_cache:
+    if not _setting("jax_enable_compilation_cache"):
         return
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # JAX: 1 s, as long as a small step takes
-    given = jax.config.jax_compilation_cache_dir
+    given = _setting("jax_compilation_cache_dir")
     folder = Path(given) if given else cards.compilation_cache(_card())
     if "://" in str(given):  # of another file system, which is JAX's to open
         return
@@ -34,6 +35,10 @@ def enable() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _setting(name: str) -> Any:
+    return jax.config.values[name]
 
 
 def _card() -> cards.Card:

@@ -76,14 +76,17 @@ def _summarize(image_size: int, rounds: list[dict[str, float]]) -> InputRate:
     def ratio(name: str) -> float:
         return median(each["input"] / each[name] for each in rounds)
 
-    torch = (rate("torch"), ratio("torch")) if "torch" in rounds[0] else (None, None)
+    has_torch = "torch" in rounds[0]
     return InputRate(
-        image_size,
-        *(rate(name) for name in ("input", "first_epoch", "decode", "png")),
-        torch[0],
-        ratio("decode"),
-        ratio("png"),
-        torch[1],
+        image_size=image_size,
+        input_images_per_second_per_core=rate("input"),
+        first_epoch_images_per_second_per_core=rate("first_epoch"),
+        decode_images_per_second_per_core=rate("decode"),
+        png_decode_images_per_second_per_core=rate("png"),
+        torch_dataloader_images_per_second_per_core=rate("torch") if has_torch else None,
+        input_to_decode=ratio("decode"),
+        input_to_png_decode=ratio("png"),
+        input_to_torch_dataloader=ratio("torch") if has_torch else None,
     )
 
 
