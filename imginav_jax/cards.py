@@ -10,8 +10,10 @@ is set already wins.  No XLA flag is set for any card: the defaults are good, an
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -110,7 +112,7 @@ def settings(card: Card, environment: Mapping[str, str] = os.environ) -> dict[st
     }
     if card.exists:
         wanted |= {
-            "JAX_COMPILATION_CACHE_DIR": str(_compilation_cache(card, environment)),
+            "JAX_COMPILATION_CACHE_DIR": str(compilation_cache(card, environment)),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that CUDA and nvidia-smi number the cards alike
             "JAX_PLATFORMS": "cuda,cpu",  # a card that cannot be used is an error, not a run on the CPU
         }
@@ -134,6 +136,21 @@ def loader_workers(environment: Mapping[str, str] = os.environ) -> int:
     hosts = max(1, len(environment.get("LSB_MCPU_HOSTS", "").split()) // 2)
     slots = int(granted) // hosts if granted.isdecimal() else cores
     return max(0, min(slots - 1, cores - 1, _MAX_WORKERS))
+
+
+def compilation_cache(card: Card, environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of compiled programs, of this user and this kind of card or CPU.
+
+    What was tuned on one kind of card is wrong on another, and a program for one kind of CPU may not run on another.
+    """
+    if card.exists:
+        name = card.name if card.tuning is UNKNOWN else card.tuning.label
+    else:
+        name = f"cpu_{hashlib.sha256(_cpu().encode()).hexdigest()[:8]}"
+    folder = re.sub(r"\W+", "_", name.lower()).strip("_")
+    if environment.get("IMGINAV_CACHE"):
+        return Path(environment["IMGINAV_CACHE"]) / "xla" / str(os.getuid()) / folder  # it may be shared
+    return Path("~/.cache/imginav_jax/xla").expanduser() / folder
 
 
 def cudnn_version() -> str | None:
@@ -220,13 +237,13 @@ def _title(card: Card) -> str:
     return f"{count}{card.name}, {card.memory_mib:,} MiB, driver {card.driver}, {known}"
 
 
-def _compilation_cache(card: Card, environment: Mapping[str, str]) -> Path:
-    """Of this user and this kind of card: what was tuned on one kind is wrong on another."""
-    name = card.name if card.tuning is UNKNOWN else card.tuning.label
-    folder = re.sub(r"\W+", "_", name.lower()).strip("_")
-    if environment.get("IMGINAV_CACHE"):
-        return Path(environment["IMGINAV_CACHE"]) / "xla" / str(os.getuid()) / folder  # it may be shared
-    return Path("~/.cache/imginav_jax/xla").expanduser() / folder
+def _cpu() -> str:
+    """Its name and what it can do, as far as the system says."""
+    try:
+        processor = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(re.findall(r"^(?:model name|flags|Features)\s*:.*$", processor, re.MULTILINE))
 
 
 def _wants_tf32(environment: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imginav_jax import autoencoder, latents
+from imginav_jax import autoencoder, compilation_cache, latents
 from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.errors import UserError
 from imginav_jax.latents import StoredLatents
@@ -83,6 +83,7 @@ def main() -> None:
     try:
         if arguments.count is not None and arguments.count < 1:
             raise UserError(f"--count is {arguments.count}, expected 1 or more")
+        compilation_cache.enable()
         number = decode(arguments.directory.expanduser(), arguments.out.expanduser(), checkpoint, arguments.count)
     except (UserError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -22,7 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imginav_jax import input_pipeline, latent_statistics, latents, outputs, steps, trained_run, weights
+from imginav_jax import (
+    compilation_cache,
+    input_pipeline,
+    latent_statistics,
+    latents,
+    outputs,
+    steps,
+    trained_run,
+    weights,
+)
 from imginav_jax.batch import Batch
 from imginav_jax.compiled import batch_sharding
 from imginav_jax.datasets.manifest import TYPES
@@ -342,6 +351,7 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     directory, out = (arguments.pop(key).expanduser() for key in ("directory", "out"))
     log_to_stdout()
+    compilation_cache.enable()
     try:
         found = encode(directory, out, **arguments)
     except RunError as error:

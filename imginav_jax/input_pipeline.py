@@ -1,10 +1,14 @@
 """Prepared layouts to batches: Grain shuffles, decodes and batches; uint8 travels to the device."""
 
+import collections
 import contextlib
 import copy
 import functools
 import itertools
+import math
+import mmap
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +20,19 @@ import tensorflow_datasets as tfds
 
 from imginav_jax import signals, workers
 from imginav_jax.batch import Batch
-from imginav_jax.datasets.layout_file import decode_layout
+from imginav_jax.datasets import layout_record
 
 _MAX_DECODING_THREADS = 8  # each decodes a batch of its own
 _DEVICE_BATCHES = 2  # on the device ahead of the step
+_MEMORY_SHARE = 0.05  # of the free memory, for packed layouts
+_BYTES_A_LAYOUT = 500  # what Python adds to one in memory
+_free_memory: dict[int, collections.deque[mmap.mmap]] = {}  # of forgotten batches, by its size in bytes
+
+
+class Packed(NamedTuple):
+    image: bytes  # as `layout_record` packs it
+    type: int
+    row: int  # position in the split
 
 
 class LayoutSource(Sequence[dict[str, Any]]):
@@ -27,11 +40,12 @@ class LayoutSource(Sequence[dict[str, Any]]):
 
     def __init__(self, directory: Path, split: str):
         builder: Any = tfds.builder_from_directory(directory)
-        self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        self._rows = range(len(self._records))
+        self._records = builder.as_data_source(split)
+        self._rows: Sequence[int] = range(len(self._records))
+        self._read: dict[int, Packed] | None = {} if _fits_in_memory(directory, len(self._records)) else None
 
-    def restrict(self, rows: range) -> "LayoutSource":
-        """Some rows of it; `index` goes on to be the position in the split."""
+    def restrict(self, rows: Sequence[int]) -> "LayoutSource":
+        """These rows of it; `index` goes on to be the position in the split."""
         found = copy.copy(self)
         found._rows = rows
         return found
@@ -43,12 +57,29 @@ class LayoutSource(Sequence[dict[str, Any]]):
         row = self._rows[int(index)]
         return {**self._records[row], "index": row}
 
+    def packed(self, index: int) -> "Packed":
+        """What a batch needs of a layout; once read it is kept in memory, unless the data set is too large."""
+        row = self._rows[index]
+        found = None if self._read is None else self._read.get(row)
+        if found is None:
+            record = self._records[row]
+            found = Packed(record["image"], int(record["type"]), row)
+            if self._read is not None:
+                self._read[row] = found
+        return found
+
     def layout_id(self, index: int) -> str:
         return self._records[index]["layout_id"].decode()
 
     def scene_ids(self) -> list[str]:
         """Of every row; reads them all."""
         return [self._records[row]["scene_id"].decode() for row in self._rows]
+
+
+def _fits_in_memory(directory: Path, count: int) -> bool:
+    """Whether a data set of `count` layouts, or a split of it, may be kept in this process."""
+    size = sum(path.stat().st_size for path in directory.iterdir()) + _BYTES_A_LAYOUT * count
+    return size <= _MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -74,19 +105,20 @@ def train_dataset(
     Every epoch is a new shuffle of the whole split, decided by the seed and the epoch alone.
     """
     used = steps_per_epoch(len(source), batch_size) * batch_size
-    dataset = grain.MapDataset.source(source).shuffle(seed=seed)[:used].map(_decode)
-    return _share(dataset, batch_size, part).repeat(num_epochs)
+    indices = grain.MapDataset.range(len(source)).shuffle(seed=seed)[:used]
+    return _read(source, indices, batch_size, part).repeat(num_epochs)
 
 
 def eval_dataset(source: LayoutSource, batch_size: int, part: Part = _WHOLE) -> grain.MapDataset[Batch]:
     """Every example once, in order; the last batch is padded with the last example, masked out."""
     padded = -(-len(source) // batch_size) * batch_size
-    dataset = grain.MapDataset.range(padded).map(functools.partial(_decode_or_pad, source))
-    return _share(dataset, batch_size, part)
+    return _read(source, grain.MapDataset.range(padded), batch_size, part)
 
 
-def _share(dataset: grain.MapDataset[Batch], batch_size: int, part: Part) -> grain.MapDataset[Batch]:
-    return dataset.batch(batch_size // part.count, drop_remainder=True)[part.index :: part.count]
+def _read(source: LayoutSource, indices: grain.MapDataset[Any], batch_size: int, part: Part) -> grain.MapDataset[Batch]:
+    """Only numbers go through Grain one by one: a batch is decoded as a whole, straight into its place."""
+    batches = indices.batch(batch_size // part.count, drop_remainder=True)[part.index :: part.count]
+    return batches.map(functools.partial(_read_batch, source))
 
 
 def prefetch(
@@ -117,15 +149,31 @@ def prefetch(
         iterator.close()
 
 
-def _decode(record: dict[str, Any]) -> Batch:
-    """One example, without a batch axis."""
-    image = decode_layout(record["image"])
-    return Batch(image, np.int32(record["type"]), np.int32(record["index"]), np.True_)
+def _read_batch(source: LayoutSource, indices: np.ndarray) -> Batch:
+    """An index behind the last one stands for padding."""
+    found = [source.packed(min(int(index), len(source) - 1)) for index in indices]
+    side = layout_record.side(found[0].image)
+    images = _empty((len(found), side, side, 3))
+    for layout, out in zip(found, images, strict=True):
+        layout_record.decode(layout.image, out)
+    types, rows = ([getattr(layout, name) for layout in found] for name in ("type", "row"))
+    return Batch(images, np.array(types, np.int32), np.array(rows, np.int32), np.asarray(indices) < len(source))
 
 
-def _decode_or_pad(source: LayoutSource, index: int) -> Batch:
-    example = _decode(source[min(index, len(source) - 1)])
-    return example._replace(mask=np.bool_(index < len(source)))
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Bytes, in memory of an earlier batch where one is forgotten: fresh pages cost more than decoding into them.
+
+    The memory begins with a page, so that JAX on the CPU takes it without a copy.
+    """
+    count = math.prod(shape)
+    free = _free_memory.setdefault(count, collections.deque())
+    try:
+        memory = free.popleft()
+    except IndexError:
+        memory = mmap.mmap(-1, count)
+    owner = np.frombuffer(memory, np.uint8)  # every view keeps this one alive, and so does JAX
+    weakref.finalize(owner, free.append, memory).atexit = False
+    return owner.reshape(shape)
 
 
 def _read_ahead(batches: Any, count: int) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imginav_jax import evaluate, pictures, trained_run
+from imginav_jax import compilation_cache, evaluate, pictures, trained_run
 from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.errors import UserError
 from imginav_jax.progress import log_to_stdout, logger
@@ -46,6 +46,7 @@ def main() -> None:
         pictures.check_figure_path(out, [".png", ".gif"])
         if arguments.pictures < 2:
             raise UserError(f"--pictures is {arguments.pictures}, expected 2 or more")
+        compilation_cache.enable()
         run = trained_run.load(directory, arguments.image_size)
         images = pictures.read_images([path.expanduser() for path in arguments.images], run.image_size)
         shares = np.linspace(0, 1, arguments.pictures)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imginav_jax import evaluate, metrics, pictures, trained_run
+from imginav_jax import compilation_cache, evaluate, metrics, pictures, trained_run
 from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.datasets import palette
 from imginav_jax.errors import UserError
@@ -83,6 +83,7 @@ def main() -> None:
     log_to_stdout()
     try:
         pictures.check_figure_path(out, [".png"])
+        compilation_cache.enable()
         runs = [trained_run.load(each.expanduser(), arguments.image_size) for each in arguments.checkpoint]
         paths = [path.expanduser() for path in arguments.images]
         images = pictures.read_images(paths, common_image_size(runs))

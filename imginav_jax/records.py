@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,28 +87,48 @@ class Records:
 
 
 class OptionalWriter:
-    """clu's TensorBoard writer, whose failure is worth a warning, not a run: the CSV has everything."""
+    """clu's TensorBoard writer, whose failure is worth a warning, not a run: the CSV has everything.
+
+    It works in a thread of its own, in which it is opened too, with the first values of a step: TensorFlow takes
+    seconds to import, and no step waits for it.
+    """
 
     def __init__(self, open_writer: Callable[[], Any]):
-        self._writer: Any = None
-        self._failed = False
-        self._try(lambda: setattr(self, "_writer", open_writer()))
-        self._failed |= self._writer is None
+        """`open_writer` gives None where this process writes nothing."""
+        self._open_writer, self._writer, self._failed = open_writer, None, False
+        self._hparams: Mapping[str, Any] | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
     def write_hparams(self, values: Mapping[str, Any]) -> None:
-        self._try(lambda: self._writer.write_hparams(values))
+        """Kept until there is something else to write."""
+        self._hparams = values
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._try(lambda: self._writer.write_scalars(step, values))
+        self._submit(lambda writer: writer.write_scalars(step, values))
 
     def write_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        self._try(lambda: self._writer.write_images(step, values))
+        self._submit(lambda writer: writer.write_images(step, values))
 
     def flush(self) -> None:
-        self._try(lambda: self._writer.flush())
+        self._submit(lambda writer: writer.flush())
 
     def close(self) -> None:
-        self._try(lambda: self._writer.close())
+        """Waits until everything is written."""
+        if self._thread is not None:
+            self._submit(lambda writer: writer.close())
+            self._thread.shutdown()
+
+    def _submit(self, action: Callable[[Any], None]) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "tensorboard")
+            self._thread.submit(self._try, self._open)
+        self._thread.submit(self._try, lambda: action(self._writer))
+
+    def _open(self) -> None:
+        self._writer = self._open_writer()
+        self._failed |= self._writer is None
+        if self._writer is not None and self._hparams is not None:
+            self._writer.write_hparams(self._hparams)
 
     def _try(self, action: Callable[[], None]) -> None:
         if self._failed:

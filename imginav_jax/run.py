@@ -70,6 +70,7 @@ class Run:
     stopping: EarlyStopping
     agreement: Agreement
     given: model.Params | None  # weights to start from
+    first_step: int  # that this start of the run does
 
     @property
     def config(self) -> Config:
@@ -142,6 +143,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     stop.defer()
     if jax.process_count() == 1:  # else all stop together, after a step
         stop.check()
+    _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
     with (
         contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs))) as writer,
         contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
@@ -160,6 +162,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
             stopping=stopping,
             agreement=Agreement(stop, mesh),
             given=given and given.params,
+            first_step=position.step + 1,
         )
 
 
@@ -244,15 +247,18 @@ def _checkpoints_kept(config: Config) -> int:
 
 
 def _open_writer(outputs: Outputs) -> Any:
-    """clu's TensorBoard writer; TensorFlow is imported here and nowhere else, after every check of the input."""
+    """clu's TensorBoard writer; TensorFlow is imported here and nowhere else."""
     if not distributed.is_primary():
         return None
-    # TensorFlow only writes event files here; its notes on how it computes would mislead.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from clu import metric_writers
 
-    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(outputs.workdir)))
+    return metric_writers.SummaryWriter(str(outputs.workdir))
+
+
+def _quiet_tensorflow() -> None:
+    """It only writes event files here; its notes on how it computes would mislead."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def _open_checkpoints(outputs: Outputs, config: Config, num_training: int) -> Checkpoints:

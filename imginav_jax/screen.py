@@ -16,6 +16,7 @@ from imginav_jax.input_pipeline import steps_per_epoch
 from imginav_jax.outputs import Outputs
 from imginav_jax.progress import logger
 
+FIRST_STEP = "First step"  # begins the line that says that it is done
 _WIDTH = 88
 
 
@@ -60,6 +61,11 @@ def say_compiled(parameters: int, seconds: float, memory_mib: float, limit_mib: 
     limit = "" if limit_mib is None else f" of {limit_mib:,.0f} MiB that the device has"
     needs = f"a training step needs {memory_mib:,.0f} MiB{limit}"
     _say("Compiled", f"{parameters:,} parameters, {needs}; took {seconds:.1f} s")
+
+
+def say_first_step(step: int, loss: float) -> None:
+    """Of this start of the run."""
+    _say(FIRST_STEP, f"step {step:,}, loss {loss:.4f}")
 
 
 def say_resumed(step: int, epoch: int) -> None:

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from imginav_jax import checkpoints, evaluate, input_pipeline, model, screen, weights
 from imginav_jax.batch import Batch
 from imginav_jax.compiled import batch_sharding, describe_devices, explain_out_of_memory, peak_memory_mib
-from imginav_jax.datasets.layout_file import decode_layout
+from imginav_jax.datasets import layout_record
 from imginav_jax.errors import RunError
 from imginav_jax.evaluate import Evaluation
 from imginav_jax.experiment import Config
@@ -164,6 +164,8 @@ def _record(run: Run, metrics: TrainMetrics, batch: Batch, progress: Progress) -
     if not values["skipped"]:
         position.sums = {name: position.sums.get(name, 0.0) + value for name, value in values.items()}
     progress.advance(run.config.batch_size, f"loss {values['loss']:.4f}")
+    if position.step == run.first_step:
+        screen.say_first_step(position.step, values["loss"])
     if position.step % _SCALARS_EVERY_STEPS == 0:
         run.records.write_step(position.step, values)
 
@@ -248,7 +250,7 @@ def _save(run: Run, state: TrainState) -> None:
 def _write_samples(run: Run, params: model.Params, moment: str) -> None:
     """The same validation layouts each time, at full resolution."""
     chosen = evaluate.spread_indices(len(run.validation), run.config.samples.count)
-    images = np.stack([decode_layout(run.validation[index]["image"]) for index in chosen])
+    images = np.stack([layout_record.decode(run.validation[index]["image"]) for index in chosen])
     made = jax.device_get(run.compiled.reconstruct(params, images))
     run.records.write_samples(run.position.step, moment, images, made)
 

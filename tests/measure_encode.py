@@ -64,10 +64,10 @@ def measure(folder, arguments):
 
     encode.Progress = Clock
     encode.encode(folder / "model", folder / "warm", **places, **options)
-    (key,) = (path.parent for path in (folder / "cache").glob("*/imginav_layouts"))
+    (directory,) = (folder / "cache").glob("*/imginav_layouts/*")
     rates = {"decoding": [], "device": [], "encode": []}
     for number in range(arguments.rounds):
-        rates["decoding"].append(time_decoding(key / "imginav_layouts" / "1.0.0", arguments))
+        rates["decoding"].append(time_decoding(directory, arguments))
         rates["device"].append(time_device(params, arguments))
         Clock.ticks = []
         encode.encode(folder / "model", folder / f"out{number}", **places, **options)

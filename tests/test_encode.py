@@ -19,9 +19,11 @@ from test_train import tiny_config
 
 from conftest import ROOT, TINY, random_layout
 from imginav_jax import autoencoder, latents, train, weights
+from imginav_jax.datasets import layout_record, preparation
 from imginav_jax.decode import decode
 from imginav_jax.encode import encode
 from imginav_jax.errors import UserError
+from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.latents import StoredLatents
 
 
@@ -87,9 +89,8 @@ def assert_same(found, expected):
 def layouts(work, split):
     """The images that the run was trained or validated on."""
     description = json.loads(next(work.glob("*_experiment.json")).read_text())
-    directory = work.parent / "cache" / description["data"]["key"] / "imginav_layouts" / "1.0.0"
-    source = tfds.builder_from_directory(directory).as_data_source(split)
-    return list(source)
+    source = LayoutSource(preparation.prepared_directory(work.parent / "cache", description["data"]["key"]), split)
+    return [{**layout, "image": layout_record.decode(layout["image"])} for layout in source]
 
 
 def statistics_json(directory):

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from imginav_jax import input_pipeline
-from imginav_jax.datasets import preparation
+from imginav_jax.datasets import layout_record, preparation
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,6 @@ def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):
         assert isinstance(batch.image, jax.Array)
         assert (batch.image.dtype, batch.type.dtype, batch.mask.dtype) == (np.uint8, np.int32, np.bool_)
         for image, index in zip(batch.image, batch.index, strict=True):
-            stored = input_pipeline.decode_layout(source[int(index)]["image"])
+            stored = layout_record.decode(source[int(index)]["image"])
             np.testing.assert_array_equal(image, stored)
     assert source.layout_id(0).startswith("synthetic_")

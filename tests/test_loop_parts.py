@@ -2,17 +2,19 @@
 
 import csv
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imginav_jax import checkpoints, metrics_csv
+from imginav_jax import checkpoints, metrics_csv, progress
 from imginav_jax.checkpoints import Checkpoints
 from imginav_jax.early_stopping import EarlyStopping
 from imginav_jax.errors import RunError, UserError
 from imginav_jax.outputs import Outputs
+from imginav_jax.records import OptionalWriter
 
 
 def test_any_fall_is_a_new_best_but_only_a_real_one_ends_the_waiting():
@@ -188,3 +190,45 @@ def test_a_foreign_checkpoint_is_named(tmp_path):
     (tmp_path / "steps" / "7").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no checkpoint in .*steps can be restored .step 7: it has no checkpoint.json"):
         checkpoints.find(tmp_path / "steps")
+
+
+class _Writer:
+    """Remembers what it is told, and in which thread."""
+
+    def __init__(self):
+        self.calls, self.threads = [], set()
+
+    def __getattr__(self, name):
+        def call(*values):
+            self.calls.append((name, *values))
+            self.threads.add(threading.get_ident())
+
+        return call
+
+
+def test_tensorboards_writer_works_in_a_thread_and_opens_with_the_first_values():
+    opened, inner = [], _Writer()
+    writer = OptionalWriter(lambda: opened.append(threading.get_ident()) or inner)
+    writer.write_hparams({"seed": 1})
+    assert not opened
+    writer.write_scalars(10, {"loss": 0.5})
+    writer.flush()
+    writer.close()
+    scalars = "write_scalars", 10, {"loss": 0.5}
+    assert inner.calls == [("write_hparams", {"seed": 1}), scalars, ("flush",), ("close",)]
+    assert set(opened) == inner.threads != {threading.get_ident()}
+    OptionalWriter(lambda: opened.append("never")).close()
+    assert len(opened) == 1
+
+
+def test_a_writer_that_fails_is_named_once_and_a_run_may_have_none(caplog, monkeypatch):
+    monkeypatch.setattr(progress.logger, "propagate", True)
+    for open_writer, warnings in ((lambda: 1 / 0, 1), (lambda: None, 0)):
+        caplog.clear()
+        writer = OptionalWriter(open_writer)
+        for step in range(3):
+            writer.write_scalars(step, {})
+        writer.close()
+        assert [record.getMessage() for record in caplog.records] == [
+            "TensorBoard's events cannot be written: division by zero. The run goes on without."
+        ] * warnings

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from imginav_jax import atomic, model, steps
-from imginav_jax.datasets import layout_file, palette
+from imginav_jax.datasets import layout_record, palette
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.progress import Progress, logger
 from imginav_jax.report import baselines, fidelity, probe, structure, subjects
@@ -28,7 +28,7 @@ _BATCH_SIZE = 8  # layouts that are predicted at once
 _FEW_LAYOUTS = 16  # not worth the start of other processes
 _AHEAD = 32  # layouts that may wait to be counted
 _COUNT_PICTURES, _SNAP = jax.jit(fidelity.count), jax.jit(fidelity.snap)
-_PROGRAM = baselines, fidelity, layout_file, model, palette, probe, steps, structure, subjects  # decides the numbers
+_PROGRAM = baselines, fidelity, layout_record, model, palette, probe, steps, structure, subjects  # decides the numbers
 
 Counts = dict[str, Float[np.ndarray, "layouts ..."]]  # a layout a row, by what is counted
 Measured = dict[str, Counts]  # by output
@@ -89,7 +89,7 @@ def read_batches(source: LayoutSource) -> Iterator[tuple[Images, int]]:
     """The layouts in order, and how many of a batch are real: the last one is filled up with its last layout."""
     for start in range(0, len(source), _BATCH_SIZE):
         indices = range(start, min(start + _BATCH_SIZE, len(source)))
-        images = [layout_file.decode_layout(source[index]["image"]) for index in indices]
+        images = [layout_record.decode(source[index]["image"]) for index in indices]
         yield np.stack(images + images[-1:] * (_BATCH_SIZE - len(images))), len(images)
 
 

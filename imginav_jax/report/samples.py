@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from imginav_jax import evaluate
-from imginav_jax.datasets.layout_file import decode_layout
+from imginav_jax.datasets import layout_record
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.report import structure
 from imginav_jax.report.metric_table import METRICS
@@ -54,7 +54,7 @@ class Samples:
         reconstruct: Mapping[str, Callable[[UInt8[np.ndarray, "n h w 3"]], Outputs]],
     ) -> "Samples":
         chosen = sorted(set(indices))
-        images = np.stack([decode_layout(source[index]["image"]) for index in chosen])
+        images = np.stack([layout_record.decode(source[index]["image"]) for index in chosen])
         made = {label: run(images) for label, run in reconstruct.items()}
         return cls(chosen, [source.layout_id(index) for index in chosen], images, made)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from imginav_jax.autoencoder import Autoencoder
-from imginav_jax.datasets.layout_file import decode_layout
+from imginav_jax.datasets import layout_record
 from imginav_jax.evaluate import spread_indices
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.report import baselines, probe, structure
@@ -65,7 +65,7 @@ class ProbeData:
         return [self.indices[start : start + _AT_ONCE] for start in range(0, len(self.indices), _AT_ONCE)]
 
     def read(self, indices: Sequence[int]) -> Images:
-        return np.stack([decode_layout(self.source[index]["image"]) for index in indices])
+        return np.stack([layout_record.decode(self.source[index]["image"]) for index in indices])
 
     @functools.cached_property
     def labels(self) -> UInt8[np.ndarray, "n h w"]:

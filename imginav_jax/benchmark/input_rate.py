@@ -1,0 +1,176 @@
+"""How many layouts a second one core makes ready for the device, and what else a core could do with them.
+
+Three works take turns, on synthetic layouts of the config's size: the input pipeline, from records on disk to uint8
+batches on the device; decoding alone, of records and of PNG files in memory; and, where PyTorch is installed, a
+DataLoader that opens the PNG files with Pillow, and makes float32 images and class labels of them.  Each process has
+one core.
+"""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from imginav_jax import experiment
+from imginav_jax.benchmark import torch_dataloader
+from imginav_jax.datasets import preparation
+from imginav_jax.errors import RunError
+from imginav_jax.experiment import Config
+
+_LAYOUTS = 320  # drawn
+_TRAINING_LAYOUTS = 22_000  # of the real data set
+_IMAGES = 1024  # about as many are read in a sample, in several epochs
+
+Rates = Mapping[str, float]  # images a second, by work
+
+
+class InputRate(NamedTuple):
+    """Medians of the rounds, ratios of every round's own."""
+
+    image_size: int  # pixels a side
+    input_images_per_second_per_core: float
+    first_epoch_images_per_second_per_core: float  # before the packed layouts are in memory
+    decode_images_per_second_per_core: float  # of records in memory
+    png_decode_images_per_second_per_core: float  # of the files that they were made of, in memory, by Pillow
+    torch_dataloader_images_per_second_per_core: float | None  # None where PyTorch is missing
+    input_to_decode: float
+    input_to_png_decode: float
+    input_to_torch_dataloader: float | None
+
+
+def measure(config: Config, rounds: int, layouts: int = _LAYOUTS, images: int = _IMAGES) -> InputRate:
+    """Draws and prepares layouts in a temporary folder, and times `rounds` turns on one core.
+
+    Args:
+      config: its image size and batch size count.
+      layouts: to draw.
+      images: to read in a sample.
+
+    Raises:
+      UserError: the config cannot be used.
+      RunError: a process has ended.
+    """
+    exp = experiment.from_config(config)
+    batch_size = config.batch_size
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        spec = dataclasses.replace(exp.data, manifest=None, root=None, synthetic_size=layouts)
+        directory = preparation.prepare(spec, Path(folder)).directory
+        files = sorted(Path(folder).rglob("*.png"))
+        ours = stack.enter_context(_worker(_serve_pipeline, directory, files, batch_size, images))
+        theirs = stack.enter_context(_worker(_serve_torch, files, batch_size))
+        found = [{**ours(), **theirs()} for _ in range(rounds + 1)][1:]  # the first turn warms up
+    return _summarize(config.data.image_size, found)
+
+
+def _summarize(image_size: int, rounds: list[dict[str, float]]) -> InputRate:
+    def rate(name: str) -> float:
+        return median(each[name] for each in rounds)
+
+    def ratio(name: str) -> float:
+        return median(each["input"] / each[name] for each in rounds)
+
+    has_torch = "torch" in rounds[0]
+    return InputRate(
+        image_size=image_size,
+        input_images_per_second_per_core=rate("input"),
+        first_epoch_images_per_second_per_core=rate("first_epoch"),
+        decode_images_per_second_per_core=rate("decode"),
+        png_decode_images_per_second_per_core=rate("png"),
+        torch_dataloader_images_per_second_per_core=rate("torch") if has_torch else None,
+        input_to_decode=ratio("decode"),
+        input_to_png_decode=ratio("png"),
+        input_to_torch_dataloader=ratio("torch") if has_torch else None,
+    )
+
+
+@contextlib.contextmanager
+def _worker(serve: Callable[..., None], *arguments: object) -> Iterator[Callable[[], Rates]]:
+    """A process on one core, which it inherits; each call has it measure once."""
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=serve, args=(there, *arguments), daemon=True)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        process.start()
+    finally:
+        os.sched_setaffinity(0, cores)
+    there.close()
+
+    def ask() -> Rates:
+        try:
+            here.send(None)
+            return here.recv()
+        except (EOFError, OSError):
+            raise RunError(f"the process of {serve.__name__} has ended; what it says stands above") from None
+
+    try:
+        yield ask
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(connection: Connection, measure_once: Callable[[], Rates]) -> None:
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.recv()
+            connection.send(measure_once())
+
+
+def _serve_pipeline(
+    connection: Connection, directory: Path, files: Sequence[Path], batch_size: int, images: int
+) -> None:
+    import jax
+
+    from imginav_jax import input_pipeline
+    from imginav_jax.datasets import layout_file, layout_record
+
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    source = input_pipeline.LayoutSource(directory, preparation.TRAIN)
+    contents = [source.packed(index).image for index in range(len(source))]
+    pngs = [path.read_bytes() for path in files]
+    passes = max(1, round(images / len(source)))
+    # As long as the real training split: Grain's shuffle is slow where there are few elements.
+    many = source.restrict(list(range(len(source))) * (_TRAINING_LAYOUTS // len(source)))
+    training = input_pipeline.train_dataset(many, batch_size, 1, 0)[: len(source) * passes // batch_size]
+
+    def read(dataset: Any) -> float:
+        start, count = time.perf_counter(), 0
+        for batch in input_pipeline.prefetch(dataset, sharding):
+            jax.block_until_ready(batch.image)
+            count += len(batch.image)
+        return count / (time.perf_counter() - start)
+
+    def decode(decoder: Callable[[bytes], Any], contents: Sequence[bytes]) -> float:
+        start = time.perf_counter()
+        for content in contents:
+            decoder(content)
+        return len(contents) / (time.perf_counter() - start)
+
+    def measure_once() -> Rates:
+        fresh = input_pipeline.LayoutSource(directory, preparation.TRAIN)
+        first_epoch = read(input_pipeline.eval_dataset(fresh, batch_size))
+        return {
+            "input": read(training),
+            "decode": decode(layout_record.decode, contents * passes),
+            "png": decode(layout_file.decode_layout, pngs),
+            "first_epoch": first_epoch,
+        }
+
+    _serve(connection, measure_once)
+
+
+def _serve_torch(connection: Connection, files: Sequence[Path], batch_size: int) -> None:
+    try:
+        loader = torch_dataloader.open_loader(files, batch_size)
+    except ImportError:
+        _serve(connection, dict)
+        return
+    _serve(connection, lambda: {"torch": torch_dataloader.images_per_second(loader)})
