@@ -52,6 +52,8 @@ def main(argv: list[str]) -> None:
     given = [name for name, flag in _MODES.items() if flag.value]
     if len(given) > 1:
         sys.exit(f"error: {' and '.join(given)} exclude each other; give one of them")
+    if _OUT.value is not None and not _PHASE.value:
+        sys.exit("error: --out is of --phase alone; nothing else writes a file")
     log_to_stdout()
     modes = {"--phase": measure_phase, "--memory": measure_memory}
     try:

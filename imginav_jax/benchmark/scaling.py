@@ -11,6 +11,7 @@ from imginav_jax.benchmark.measured import Measured, spread_values
 from imginav_jax.benchmark.program import Program
 from imginav_jax.benchmark.results import Spread
 from imginav_jax.benchmark.sampling import Work
+from imginav_jax.errors import RunError
 from imginav_jax.experiment import Config
 from imginav_jax.progress import logger
 
@@ -48,9 +49,12 @@ def measure(config: Config, rounds: int) -> Measured:
 
     Raises:
       UserError: the config cannot be used.
+      RunError: the memory holds none of them.
     """
     series = {"batch_size": batch_series(config), "image_size": image_series(config)}
     works = _prepare(config, sorted({size for sizes in series.values() for size in sizes}))
+    if not works:
+        raise RunError("the memory holds none of these batches; try --config.model.remat=true")
     seconds = timing.time_in_turns("Scaling", timing.warm_up(works), rounds)
     points = {name: relate([size for size in sizes if size in works], seconds) for name, sizes in series.items()}
     return Measured(dump(points), render(points))
@@ -94,11 +98,11 @@ def _prepare(config: Config, sizes: Sequence[Size]) -> dict[Size, Work]:
         batch = autoencoder_cost.synthetic_batch(*size, config.data.seed)
         prepared = autoencoder_cost.prepare(autoencoder_cost.fresh_experiment(changed), batch, ("train",))
         program: Program = prepared.programs["train"]
-        needs = f"{size.batch_size} images of {size.image_size}x{size.image_size} need {program.memory_mib:,.0f} MiB"
+        needs = f"Batch of {size.batch_size} at {size.image_size}x{size.image_size}: {program.memory_mib:,.0f} MiB"
         if program.memory_mib > limit:
-            logger.info("%s, which is too much", needs)
+            logger.info("%s, too much for this device", needs)
         else:
-            logger.info("%s; compiled in %.1f s", needs, program.compile_seconds)
+            logger.info("%s, compiled in %.1f s", needs, program.compile_seconds)
             works[size] = prepared.works["train"]
     return works
 
