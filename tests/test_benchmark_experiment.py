@@ -54,6 +54,7 @@ def test_a_process_takes_its_turns():
     [
         ("import sys; sys.exit('no room')", "the stub has ended with exit code 1: no room"),
         ("import os; os._exit(3)", "the stub has ended with exit code 3: it said nothing"),
+        ("import os; os.kill(os.getpid(), 9)", "the stub was killed by signal 9: it said nothing"),
         ("print(1, flush=True); raise MemoryError('too large')", ".* exit code 1: MemoryError: too large"),
         (f"{STUB}    sys.exit(f'after sample {{number}}')", "the stub has ended with exit code 1: after sample 1"),
     ],

@@ -52,7 +52,8 @@ class TurnProcess:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else "it said nothing"
-        return RunError(f"{self._name} has ended with exit code {code}: {reason}")
+        how = f"was killed by signal {-code}" if code < 0 else f"has ended with exit code {code}"
+        return RunError(f"{self._name} {how}: {reason}")
 
 
 @contextlib.contextmanager
