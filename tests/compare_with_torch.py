@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import torch
-import torch_twin
 
 from configs.phase1_2 import get_config
 from imginav_jax import experiment, input_pipeline, train
+from imginav_jax.benchmark import torch_twin
 from imginav_jax.datasets import palette, preparation
 from imginav_jax.import_torch import import_checkpoint
 from imginav_jax.input_pipeline import LayoutSource

@@ -15,7 +15,17 @@ import pytest
 from configs.phase1_2 import get_config
 from conftest import ROOT
 from imginav_jax import diffusion_unet
-from imginav_jax.benchmark import autoencoder_cost, diffusion_cost, phase, program, results, table, timing
+from imginav_jax.benchmark import (
+    autoencoder_cost,
+    diffusion_cost,
+    phase,
+    program,
+    results,
+    roofline,
+    sampling,
+    table,
+    timing,
+)
 from imginav_jax.benchmark.results import (
     AutoencoderCost,
     Benchmark,
@@ -24,6 +34,7 @@ from imginav_jax.benchmark.results import (
     Timing,
     TrainingStepCost,
 )
+from imginav_jax.benchmark.roofline import Rates
 from imginav_jax.errors import UserError
 
 CONFIG = "--config=configs/phase1_2.py:R1"
@@ -150,10 +161,14 @@ class Clock:
         return call
 
 
+def make_samplers(clock, works):
+    return {name: sampling.make_sampler(work, lambda result: None, clock) for name, work in works.items()}
+
+
 def test_works_are_timed_in_turns_after_a_warm_up():
     clock, rounds = Clock(), []
-    works = {"a": clock.work("a", [9, 1, 4, 2]), "b": clock.work("b", [9, 1, 6, 8])}
-    seconds = timing.time_in_turns(works, 2, lambda: rounds.append(len(clock.calls)), clock=clock)
+    samplers = make_samplers(clock, {"a": clock.work("a", [9, 1, 4, 2]), "b": clock.work("b", [9, 1, 6, 8])})
+    seconds = sampling.take_turns(samplers, 2, lambda: rounds.append(len(clock.calls)))
     assert seconds == {"a": [4, 2], "b": [6, 8]}
     assert "".join(clock.calls) == "aabbabab"
     assert rounds == [6, 8]
@@ -161,11 +176,11 @@ def test_works_are_timed_in_turns_after_a_warm_up():
 
 def test_a_short_work_is_called_several_times_a_sample():
     clock = Clock()
-    works = {"short": clock.work("short", [9, 0.02, 0.5, 0.75, 1, 1, 2, 3])}
-    assert timing.time_in_turns(works, 2, clock=clock) == {"short": [0.75, 2]}
+    samplers = make_samplers(clock, {"short": clock.work("short", [9, 0.02, 0.5, 0.75, 1, 1, 2, 3])})
+    assert sampling.take_turns(samplers, 2) == {"short": [0.75, 2]}
     nothing = Clock()
-    timing.time_in_turns({"nothing": nothing.work("nothing", [0] * 200)}, 1, clock=nothing)
-    assert len(nothing.calls) == 2 + timing.MOST_CALLS
+    sampling.take_turns(make_samplers(nothing, {"nothing": nothing.work("nothing", [0] * 200)}), 1)
+    assert len(nothing.calls) == 2 + sampling.MOST_CALLS
 
 
 def test_medians_quartiles_and_ratios_by_hand():
@@ -183,6 +198,22 @@ def test_a_stepper_hands_the_donated_state_on():
     assert double.memory_mib > 0
     step = program.Stepper(double.run, jnp.ones(3), 2.0)
     assert [float(step()[1]) for _ in range(3)] == [3, 6, 12]
+
+
+def test_the_fractions_of_the_roofline_by_hand():
+    probes = roofline.Probes(product=lambda: None, copy=lambda: None, product_side=10)
+    assert probes.rates(2, 4) == Rates(2 * 10**3 / 2, 2 * 2**28 / 4)
+    step = program.Program(lambda: None, compile_seconds=1, memory_mib=1, flops=100, bytes_accessed=30)
+    # Round 1: 2 s of arithmetic and 1.5 s of memory traffic in 4 s; round 2: 1 s and 3 s in 4 s.
+    found = roofline.fractions(step, [4, 4], [Rates(50, 20), Rates(100, 10)])
+    assert found.compute == Spread(0.375, 0.3125, 0.4375)
+    assert found.memory == Spread(0.5625, 0.46875, 0.65625)
+    assert found.roofline is found.memory
+
+
+def test_the_bytes_of_a_program_are_what_it_reads_and_writes():
+    negate = program.compile_program(lambda x: -x, jnp.ones(1000))
+    assert (negate.flops, negate.bytes_accessed) == (0, 8000)
 
 
 def test_flops_by_hand_and_as_xla_counts_them():
@@ -328,10 +359,11 @@ def test_a_file_that_is_cut_off_or_no_benchmark_is_one_clear_line(tmp_path):
         results.load(path)
 
 
-def test_results_are_read_without_jax():
+def test_results_and_the_work_for_pytorch_are_read_without_jax():
     program = """
 import sys
-from imginav_jax.benchmark import results
+from imginav_jax.benchmark import results, sampling, torch_job  # PyTorch's process needs the latter two
+from imginav_jax.datasets import palette
 assert not {"jax", "flax", "tensorflow", "clu"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
@@ -395,10 +427,12 @@ def test_the_memory_table_is_printed_and_nothing_is_written(tmp_path):
     ("arguments", "message"),
     [
         (["--phase"], "Flag --config must have a value"),
-        ([CONFIG], "error: what to measure is not said; give --phase or --memory, one of them"),
-        (["--phase", "--memory", CONFIG], "error: what to measure is not said; give --phase or --memory, one of them"),
+        (["--phase", "--memory", CONFIG], "error: --phase and --memory exclude each other; give one of them"),
         (["--memory", "--config=configs/phase1_2.py:V1"], "error: config.experiment is V1, expected one of R1, R2, R3"),
-        (["--phase", CONFIG, "extra"], "error: unknown argument extra; options are --phase, --memory, --config"),
+        (
+            ["--phase", CONFIG, "extra"],
+            "error: unknown argument extra; options are --config, --config.KEY=VALUE, --only,",
+        ),
         (["--phase", CONFIG, "--rounds=0"], "error: flag --rounds=0: 0 is not a positive integer"),
         (["--phase", CONFIG, "--config.batchsize=3"], 'error: unknown config key "batchsize"; valid ones are'),
         (

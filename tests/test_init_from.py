@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from test_train import NAME, rows_of, tiny_config
-from torch_twin import HEADS, Twin, to_torch
 
 from imginav_jax import autoencoder, experiment, input_pipeline, train
+from imginav_jax.benchmark.torch_twin import HEADS, Twin, to_torch
 from imginav_jax.datasets import preparation
 from imginav_jax.errors import UserError
 from imginav_jax.export_torch import export_checkpoint

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch_twin import HEADS, Twin, compute_loss, make_optimizer, to_torch
 
 from conftest import random_layout
 from imginav_jax import model, optimizer, steps, torch_config, torch_tensors, train_state
 from imginav_jax.batch import Batch
+from imginav_jax.benchmark.torch_twin import HEADS, Twin, compute_loss, make_optimizer, to_torch
 from imginav_jax.datasets import palette
 from imginav_jax.model import ACTIVATIONS, AutoencoderConfig
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch_twin import HEADS, Twin
 
 from conftest import ROOT
 from imginav_jax import autoencoder, weights
+from imginav_jax.benchmark.torch_twin import HEADS, Twin
 from imginav_jax.errors import UserError
 from imginav_jax.export_torch import export_checkpoint
 from imginav_jax.import_torch import import_checkpoint

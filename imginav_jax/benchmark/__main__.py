@@ -1,4 +1,7 @@
-"""What the experiment costs on this machine: `python -m imginav_jax.benchmark --phase --config=configs/phase1_2.py:R1`.
+"""What the experiment costs on this machine: `python -m imginav_jax.benchmark --config=configs/phase1_2.py:R1`.
+
+Without a mode the config's training step, evaluation step, encoding and decoding are measured, with `--only` one part.
+`--against-torch` takes turns with PyTorch, `--scaling` with other batch and image sizes.  These leave no file.
 
 With `--phase` the autoencoders of R1, R2 and R3 are measured, and for each latent that may be chosen a training step of
 a small latent-diffusion model and of a ControlNet on it.  With `--memory` instead the training steps of R1, R2 and R3
@@ -6,8 +9,10 @@ are compiled for several batch sizes, with remat and without, and a Markdown tab
 has that much; nothing is timed and nothing written.  Any field of the config is overridden as in imginav_jax.main.
 """
 
+import dataclasses
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,32 +20,78 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from imginav_jax import command_line
+from imginav_jax.benchmark import parts
 from imginav_jax.errors import RunError
 from imginav_jax.new_directory import make_writable
 from imginav_jax.progress import log_to_stdout, logger
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
+_ONLY = flags.DEFINE_enum("only", None, list(parts.PARTS), "Measure this part alone")
+_AGAINST_TORCH = flags.DEFINE_bool("against-torch", False, "Take turns with the same model in PyTorch")
+_SCALING = flags.DEFINE_bool("scaling", False, "Measure the training step with other batch and image sizes")
 _PHASE = flags.DEFINE_bool("phase", False, "Measure all that Phase 1.2 compares")
 _MEMORY = flags.DEFINE_bool("memory", False, "Print a table of the memory that training needs, by batch size")
-_OUT = flags.DEFINE_string("out", None, "Folder of the JSON file; default: the config's phase_dir")
+_OUT = flags.DEFINE_string("out", None, "Folder of the JSON file of --phase; default: the config's phase_dir")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Samples of every time; the median and the quartiles count", 1)
 _JSON = flags.DEFINE_bool("json", False, "Print the results as JSON too, on the last line")
 flags.mark_flag_as_required("config")
 
+_MODES = {
+    "--only": _ONLY,
+    "--against-torch": _AGAINST_TORCH,
+    "--scaling": _SCALING,
+    "--phase": _PHASE,
+    "--memory": _MEMORY,
+}
+
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        options = "--phase, --memory, --config, --config.KEY=VALUE, --out, --rounds and --json"
+        options = f"--config, --config.KEY=VALUE, {', '.join(_MODES)}, --out, --rounds and --json"
         sys.exit(f"error: unknown argument {argv[1]}; options are {options}")
-    if _PHASE.value == _MEMORY.value:
-        sys.exit("error: what to measure is not said; give --phase or --memory, one of them")
+    given = [name for name, flag in _MODES.items() if flag.value]
+    if len(given) > 1:
+        sys.exit(f"error: {' and '.join(given)} exclude each other; give one of them")
+    if _OUT.value is not None and not _PHASE.value:
+        sys.exit("error: --out is of --phase alone; nothing else writes a file")
     log_to_stdout()
+    modes = {"--phase": measure_phase, "--memory": measure_memory}
     try:
-        measure_phase() if _PHASE.value else measure_memory()
+        modes.get("".join(given), measure_experiment)()
     except RunError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing was written")
+
+
+def measure_experiment() -> None:
+    """Measures the one experiment of the config, and shows what was found.
+
+    Raises:
+      UserError: the config cannot be used.
+      RunError: the device has not enough memory, or PyTorch's process has ended.
+    """
+    if _AGAINST_TORCH.value:
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs its share of the card
+
+    # Imported here: a mistake in the flags is answered at once.
+    from imginav_jax.benchmark import against_torch, measured, scaling, table
+    from imginav_jax.compiled import explain_out_of_memory
+
+    if _AGAINST_TORCH.value:
+        measure = against_torch.measure
+    elif _SCALING.value:
+        measure = scaling.measure
+    else:
+        measure = parts.PARTS[_ONLY.value] if _ONLY.value else parts.measure_steps
+    config, rounds = _CONFIG.value, _ROUNDS.value
+    with explain_out_of_memory():
+        found = measure(config, rounds)
+    conditions = measured.current_conditions(config, rounds)
+    sys.stdout.write(f"\n{config.get('experiment', '')}  {table.heading(conditions)}\n\n{found.table}\n")
+    if _JSON.value:
+        values = {"experiment": config.get("experiment"), **dataclasses.asdict(conditions), **found.values}
+        sys.stdout.write(json.dumps(values) + "\n")
 
 
 def measure_phase() -> None:
@@ -50,7 +101,6 @@ def measure_phase() -> None:
       UserError: the config or the folder cannot be used.
       RunError: the device has not enough memory.
     """
-    # Imported here: a mistake in the flags is answered at once.
     from imginav_jax.benchmark import phase, results, table
     from imginav_jax.compiled import explain_out_of_memory
 

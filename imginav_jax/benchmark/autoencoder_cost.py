@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,32 @@ from imginav_jax.batch import Batch
 from imginav_jax.benchmark import timing
 from imginav_jax.benchmark.program import Program, Stepper, compile_program
 from imginav_jax.benchmark.results import AutoencoderCost
-from imginav_jax.benchmark.timing import Work
+from imginav_jax.benchmark.sampling import Work
 from imginav_jax.compiled import compiler_options
 from imginav_jax.datasets import synthetic
 from imginav_jax.datasets.manifest import TYPES
-from imginav_jax.experiment import Experiment
+from imginav_jax.experiment import Config, Experiment, from_config
 from imginav_jax.optimizer import make_optimizer
 
 
 class PreparedAutoencoder(NamedTuple):
-    """Compiled, and ready to be timed."""
+    """Compiled, and ready to be timed; by what is done: train, eval, encode, decode."""
 
     experiment: Experiment
-    parameters: int
-    train: Program
-    works: Mapping[str, Work]  # train, encode and decode
+    params: model.Params  # at the start
+    programs: Mapping[str, Program]
+    works: Mapping[str, Work]
+
+
+def fresh_experiment(config: Config) -> Experiment:
+    """The config's, but with fresh weights, whatever its `init_from`.
+
+    Raises:
+      UserError: a value is out of range.
+    """
+    changed = config.copy_and_resolve_references()
+    changed.init_from = None
+    return from_config(changed)
 
 
 def synthetic_batch(batch_size: int, image_size: int, seed: int) -> Batch:
@@ -40,31 +51,41 @@ def synthetic_batch(batch_size: int, image_size: int, seed: int) -> Batch:
     return jax.device_put(Batch(images, types, np.arange(batch_size, dtype=np.int32), np.ones(batch_size, bool)))
 
 
-def prepare(experiment: Experiment, batch: Batch) -> PreparedAutoencoder:
-    """With fresh weights from the config's seed."""
+def prepare(experiment: Experiment, batch: Batch, names: Collection[str]) -> PreparedAutoencoder:
+    """Those of the programs that are named, with fresh weights from the config's seed."""
     config, fields = experiment.model, experiment.config
     optimizer = make_optimizer(fields.optimizer.learning_rate, fields.optimizer.weight_decay)
     create = jax.jit(functools.partial(train_state.create, config=config, optimizer=optimizer))
     state = create(jax.random.key(fields.seed))
     params = jax.tree.map(jnp.copy, state.params)  # training donates its own
-    train_step = functools.partial(
-        steps.train_step,
-        config=config,
-        weights=experiment.weights,
-        optimizer=optimizer,
-        accumulate_steps=fields.accumulate_steps,
-    )
-    options = compiler_options(config)
-    train = compile_program(train_step, state, batch, donates_first=True, compiler_options=options)
-    encode = jax.jit(functools.partial(steps.encode, config=config))
-    decode = jax.jit(functools.partial(steps.decode, config=config))
-    latents = encode(params, batch.image)
-    works: dict[str, Work] = {
-        "train": Stepper(train.run, state, batch),
-        "encode": functools.partial(encode, params, batch.image),
-        "decode": functools.partial(decode, params, latents),
+    inputs: dict[str, tuple[Any, ...]] = {
+        "train": (state, batch),
+        "eval": (params, batch),
+        "encode": (params, batch.image),
     }
-    return PreparedAutoencoder(experiment, model.parameter_count(params), train, works)
+    if "decode" in names:
+        inputs["decode"] = params, jax.jit(functools.partial(steps.encode, config=config))(params, batch.image)
+    programs = {name: _compile(experiment, name, inputs[name]) for name in names}
+    works: dict[str, Work] = {
+        name: (Stepper if name == "train" else functools.partial)(program.run, *inputs[name])
+        for name, program in programs.items()
+    }
+    return PreparedAutoencoder(experiment, params, programs, works)
+
+
+def _compile(experiment: Experiment, name: str, inputs: Sequence[Any]) -> Program:
+    config, fields = experiment.model, experiment.config
+    if name == "train":
+        step = functools.partial(
+            steps.train_step,
+            config=config,
+            weights=experiment.weights,
+            optimizer=make_optimizer(fields.optimizer.learning_rate, fields.optimizer.weight_decay),
+            accumulate_steps=fields.accumulate_steps,
+        )
+        return compile_program(step, *inputs, donates_first=True, compiler_options=compiler_options(config))
+    function = {"eval": steps.eval_step, "encode": steps.encode, "decode": steps.decode}[name]
+    return compile_program(functools.partial(function, config=config), *inputs)
 
 
 def cost(run: str, prepared: PreparedAutoencoder, seconds: Mapping[str, Sequence[float]]) -> AutoencoderCost:
@@ -75,10 +96,10 @@ def cost(run: str, prepared: PreparedAutoencoder, seconds: Mapping[str, Sequence
         run=run,
         downsampling_steps=config.downsampling_steps,
         latent_shape=config.latent_shape(fields.data.image_size),
-        parameters=prepared.parameters,
-        compile_seconds=prepared.train.compile_seconds,
-        train_memory_mib=prepared.train.memory_mib,
-        train_flops_per_image=prepared.train.flops / batch_size,
+        parameters=model.parameter_count(prepared.params),
+        compile_seconds=prepared.programs["train"].compile_seconds,
+        train_memory_mib=prepared.programs["train"].memory_mib,
+        train_flops_per_image=prepared.programs["train"].flops / batch_size,
         train=timing.timing(seconds["train"], batch_size),
         encode=timing.timing(seconds["encode"], batch_size),
         decode=timing.timing(seconds["decode"], batch_size),

@@ -14,7 +14,7 @@ from imginav_jax import diffusion_unet
 from imginav_jax.benchmark import timing
 from imginav_jax.benchmark.program import Program, Stepper, compile_program
 from imginav_jax.benchmark.results import TrainingStepCost
-from imginav_jax.benchmark.timing import Work
+from imginav_jax.benchmark.sampling import Work
 from imginav_jax.diffusion_unet import Params, Shape, Velocity
 from imginav_jax.model import parameter_count
 from imginav_jax.optimizer import make_optimizer

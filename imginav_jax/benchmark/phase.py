@@ -1,26 +1,20 @@
 """The costs that Phase 1.2 compares: of its autoencoders, and of diffusion on each latent that may be chosen."""
 
-from collections.abc import Hashable, Mapping
+import dataclasses
 from fractions import Fraction
-from typing import TypeVar
 
-import jax
-
-from imginav_jax import experiment
-from imginav_jax.benchmark import autoencoder_cost, diffusion_cost, timing
+from imginav_jax.benchmark import autoencoder_cost, diffusion_cost, table, timing
+from imginav_jax.benchmark.measured import current_conditions
 from imginav_jax.benchmark.results import AutoencoderCost, Benchmark, DiffusionCost
-from imginav_jax.benchmark.timing import Work
 from imginav_jax.diffusion_unet import Shape
 from imginav_jax.errors import UserError
 from imginav_jax.experiment import Config, Experiment
-from imginav_jax.progress import Progress, logger
+from imginav_jax.progress import logger
 
 DOWNSAMPLING_STEPS = {"R1": 3, "R2": 4, "R3": 5}  # the runs differ in nothing else
 # Whose cells, and of four times as many channels each: all latents have as many values as R2's.
 MATCHED_VOLUME = {"V1": ("R1", Fraction(1, 4)), "V2": ("R2", Fraction(1)), "V3": ("R3", Fraction(4))}
 UNSHUFFLES = (2, 4)  # of R1's latent
-
-_Name = TypeVar("_Name", bound=Hashable)
 
 
 def measure(config: Config, rounds: int) -> Benchmark:
@@ -34,18 +28,10 @@ def measure(config: Config, rounds: int) -> Benchmark:
       UserError: the config cannot be used.
     """
     runs = experiments(config)
-    device = jax.devices()[0]
-    size = f"{config.batch_size} images of {config.data.image_size}x{config.data.image_size} a batch"
-    logger.info("Measuring on 1 x %s (%s), %s, %s", device.device_kind, device.platform, config.precision, size)
+    conditions = current_conditions(config, rounds)
+    logger.info("Measuring on %s", table.heading(conditions))
     return Benchmark(
-        device_kind=device.device_kind,
-        platform=device.platform,
-        num_devices=1,
-        jax_version=jax.__version__,
-        precision=config.precision,
-        image_size=config.data.image_size,
-        batch_size=config.batch_size,
-        rounds=rounds,
+        **dataclasses.asdict(conditions),
         autoencoders=_measure_autoencoders(runs, rounds),
         diffusion=_measure_diffusion(runs, rounds),
     )
@@ -64,8 +50,7 @@ def experiments(config: Config) -> dict[str, Experiment]:
     for run, steps in DOWNSAMPLING_STEPS.items():
         changed = config.copy_and_resolve_references()
         changed.model.downsampling_steps = steps
-        changed.init_from = None
-        found[run] = experiment.from_config(changed)
+        found[run] = autoencoder_cost.fresh_experiment(changed)
     return found
 
 
@@ -99,10 +84,11 @@ def _measure_autoencoders(runs: dict[str, Experiment], rounds: int) -> tuple[Aut
     batch = autoencoder_cost.synthetic_batch(config.batch_size, config.data.image_size, config.data.seed)
     prepared = {}
     for run, exp in runs.items():
-        prepared[run] = autoencoder_cost.prepare(exp, batch)
-        logger.info("%s: autoencoder compiled, its training step in %.1f s", run, prepared[run].train.compile_seconds)
+        prepared[run] = autoencoder_cost.prepare(exp, batch, ("train", "encode", "decode"))
+        seconds = prepared[run].programs["train"].compile_seconds
+        logger.info("%s: autoencoder compiled, its training step in %.1f s", run, seconds)
     works = {(run, name): work for run, each in prepared.items() for name, work in each.works.items()}
-    seconds = _time("Autoencoders", works, rounds)
+    seconds = timing.time_in_turns("Autoencoders", timing.warm_up(works), rounds)
     return tuple(
         autoencoder_cost.cost(run, each, {name: seconds[run, name] for name in each.works})
         for run, each in prepared.items()
@@ -118,7 +104,8 @@ def _measure_diffusion(runs: dict[str, Experiment], rounds: int) -> tuple[Diffus
         prepared |= {(shape, "unet"): unet, (shape, "controlnet"): controlnet}
         spent = unet.program.compile_seconds + controlnet.program.compile_seconds
         logger.info("%s: U-Net and ControlNet compiled in %.1f s", ", ".join(names), spent)
-    seconds = _time("Diffusion", {key: each.work for key, each in prepared.items()}, rounds)
+    works = {key: each.work for key, each in prepared.items()}
+    seconds = timing.time_in_turns("Diffusion", timing.warm_up(works), rounds)
     costs = {
         (shape, kind): diffusion_cost.cost(each, seconds[shape, kind], seconds[shapes["R1"], kind], config.batch_size)
         for (shape, kind), each in prepared.items()
@@ -126,9 +113,3 @@ def _measure_diffusion(runs: dict[str, Experiment], rounds: int) -> tuple[Diffus
     return tuple(
         DiffusionCost(names, shape, costs[shape, "unet"], costs[shape, "controlnet"]) for shape, names in groups.items()
     )
-
-
-def _time(description: str, works: Mapping[_Name, Work], rounds: int) -> dict[_Name, list[float]]:
-    logger.info("%s: warming up, then %d rounds ...", description, rounds)
-    with Progress(description, rounds, "rounds") as progress:
-        return timing.time_in_turns(works, rounds, progress.advance)

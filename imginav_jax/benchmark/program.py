@@ -17,6 +17,7 @@ class Program(NamedTuple):
     compile_seconds: float
     memory_mib: float  # the compiler's estimate: arguments, results and temporaries
     flops: int  # of a call, as `count_flops` counts
+    bytes_accessed: float  # of a call, as XLA counts: what each of the program's operations reads and writes
 
 
 class Stepper:
@@ -42,7 +43,8 @@ def compile_program(
     compiled = traced.lower().compile(compiler_options=dict(compiler_options or {}))
     seconds = time.monotonic() - start
     memory = memory_mib(compiled.memory_analysis())
-    return Program(compiled, seconds, memory, count_flops(traced.jaxpr.jaxpr))
+    analysis: Any = compiled.cost_analysis()
+    return Program(compiled, seconds, memory, count_flops(traced.jaxpr.jaxpr), analysis["bytes accessed"])
 
 
 def count_flops(jaxpr: Jaxpr) -> int:

@@ -1,0 +1,27 @@
+"""The parts of the program that can be measured alone, by the names that `--only` takes.
+
+What measures them is imported when it is called: the command checks its flags first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imginav_jax.benchmark.measured import Measured
+
+_STEPS = {"train_step": "train", "eval_step": "eval", "encode": "encode", "decode": "decode"}
+
+
+def measure_steps(config: Any, rounds: int, names: Sequence[str] = tuple(_STEPS.values())) -> Measured:
+    """All of the steps, where none is named; as `step_cost.measure`."""
+    from imginav_jax.benchmark import step_cost
+
+    return step_cost.measure(config, rounds, names)
+
+
+PARTS: dict[str, Callable[[Any, int], Measured]] = {
+    part: functools.partial(measure_steps, names=(name,)) for part, name in _STEPS.items()
+}
