@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imginav_jax import latent_statistics, outputs, steps, weights
+from imginav_jax import latent_statistics, outputs, steps, target, weights
 from imginav_jax.errors import UserError
 from imginav_jax.latent_statistics import LatentStatistics
 from imginav_jax.model import AutoencoderConfig, Params
@@ -30,8 +30,9 @@ class Autoencoder:
         """Of weights that `weights.load` has read from `directory`; `load` does both."""
         self.config: AutoencoderConfig = loaded.config
         self._weights, self._directory, self._batch_size = loaded, directory, batch_size
-        self._encode = jax.jit(functools.partial(steps.encode, config=loaded.config))
-        self._decode = jax.jit(functools.partial(steps.decode, config=loaded.config))
+        jit = functools.partial(jax.jit, compiler_options=target.compiler_options())
+        self._encode = jit(functools.partial(steps.encode, config=loaded.config))
+        self._decode = jit(functools.partial(steps.decode, config=loaded.config))
 
     @functools.cached_property
     def digest(self) -> str:

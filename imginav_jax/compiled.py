@@ -48,12 +48,12 @@ def compile_steps(
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract_state, batch = abstract_inputs(create, batch_shape, mesh)
     train = compile_train_step(config, weights, optimizer, (abstract_state, batch), mesh, accumulate_steps)
-    eval_step = jax.jit(functools.partial(steps.eval_step, config=config), out_shardings=replicated)
+    jit = functools.partial(jax.jit, out_shardings=replicated, compiler_options=target.compiler_options())
     return CompiledSteps(
         create=jax.jit(create, out_shardings=replicated),
         train=train,
-        evaluate=eval_step.lower(abstract_state.params, batch).compile(),
-        reconstruct=jax.jit(functools.partial(steps.reconstruct, config=config), out_shardings=replicated),
+        evaluate=jit(functools.partial(steps.eval_step, config=config)).lower(abstract_state.params, batch).compile(),
+        reconstruct=jit(functools.partial(steps.reconstruct, config=config)),
         abstract_state=abstract_state,
         seconds=time.monotonic() - start,
         train_memory_mib=memory_mib(train.memory_analysis()),
@@ -72,8 +72,10 @@ def compile_train_step(
     step = functools.partial(
         steps.train_step, config=config, weights=weights, optimizer=optimizer, accumulate_steps=accumulate_steps
     )
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    return jitted.lower(*inputs).compile(compiler_options=compiler_options(config))
+    options = target.compiler_options(keep_barriers=config.remat)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated, compiler_options=options)
+    return jitted.lower(*inputs).compile()
 
 
 def abstract_inputs(
@@ -83,16 +85,6 @@ def abstract_inputs(
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = _place(jax.eval_shape(create, key), NamedSharding(mesh, PartitionSpec()))
     return state, _place(_abstract_batch(*batch_shape), batch_sharding(mesh))
-
-
-def compiler_options(config: AutoencoderConfig) -> dict[str, str | bool]:
-    """What XLA must be told to compile a training step of the model as it is meant.
-
-    Its CPU backend drops optimization barriers before it merges equal expressions and chooses an order.  Activations
-    that are to be computed twice were then computed once and kept.  Its GPU backend drops them last.
-    """
-    keeps_barriers = config.remat and target.platform() == "cpu"
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if keeps_barriers else {}
 
 
 @contextlib.contextmanager

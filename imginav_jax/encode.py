@@ -23,12 +23,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imginav_jax import (
+    allocator,
     compilation_cache,
     input_pipeline,
     latent_statistics,
     latents,
     outputs,
     steps,
+    target,
     trained_run,
     weights,
 )
@@ -232,7 +234,7 @@ def _compile(job: _Job) -> Any:
     """From a batch's images to latents as they are stored and to summaries of them in float32."""
     config, dtype = job.run.weights.config, jnp.dtype(job.description.dtype)
     params = jax.device_put(job.run.weights.params, NamedSharding(job.mesh, PartitionSpec()))
-    encode_batch = jax.jit(functools.partial(steps.encode, config=config))
+    encode_batch = jax.jit(functools.partial(steps.encode, config=config), compiler_options=target.compiler_options())
     summarize, cast = jax.jit(latent_statistics.summarize), jax.jit(lambda x: x.astype(dtype))
 
     def run_batch(images: jax.Array) -> tuple[jax.Array, Summary]:
@@ -351,6 +353,7 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     directory, out = (arguments.pop(key).expanduser() for key in ("directory", "out"))
     log_to_stdout()
+    allocator.keep_freed_memory()
     compilation_cache.enable()
     try:
         found = encode(directory, out, **arguments)

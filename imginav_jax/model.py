@@ -297,7 +297,7 @@ def _run(layers: nnx.List, x: Array, remat: bool) -> tuple[Array, Array]:
     With `remat` nothing between the two is kept for the backward pass, and the barrier puts that pass in order: the
     layers are computed anew once the gradient of everything that uses what is returned is there, and no earlier layer
     is before all gradients of these are.  Otherwise the activations of several stages, or of two heads, would be live
-    at once.  The barriers need `compiled.compiler_options` on the CPU.
+    at once.  The barriers need `target.compiler_options` on the CPU.
     """
     if not remat:
         return _chain(layers, x), x

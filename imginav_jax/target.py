@@ -1,4 +1,4 @@
-"""The platform that a program is compiled for: the current backend's, or one that is not here."""
+"""The platform that a program is compiled for, and what its compiler must be told."""
 
 import contextlib
 import contextvars
@@ -22,3 +22,20 @@ def compile_for(name: str) -> Iterator[None]:
         yield
     finally:
         _PLATFORM.reset(token)
+
+
+def compiler_options(*, keep_barriers: bool = False) -> dict[str, str | bool]:
+    """What XLA must be told to compile a model's program as it is meant, for jax.jit.
+
+    On the CPU, it gives convolutions to a library that runs those of large images on one core; without, they run on
+    all.  And it drops optimization barriers before it merges equal expressions and chooses an order: activations that
+    are to be computed twice were then computed once and kept.  On GPUs it drops them last.
+
+    Args:
+      keep_barriers: of a model that computes activations twice.
+    """
+    if platform() != "cpu":
+        return {}
+    kinds = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": kinds}
+    return {**options, "xla_disable_hlo_passes": "cse_barrier_expander"} if keep_barriers else options

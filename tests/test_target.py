@@ -1,13 +1,10 @@
 """A program for a platform that is not here takes that one's convolutions and compiler options."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from conftest import TINY
-from imginav_jax import compiled, convolutions, target
+from imginav_jax import convolutions, target
 
 
 def dilations(convolution):
@@ -27,15 +24,24 @@ def test_convolutions_have_the_targets_form(convolution):
 
 
 def test_the_option_of_remat_is_the_targets():
-    remat = dataclasses.replace(TINY, remat=True)
-    assert compiled.compiler_options(remat)
-    assert not compiled.compiler_options(TINY)
+    disabled = "xla_disable_hlo_passes"
+    assert disabled in target.compiler_options(keep_barriers=True)
+    assert disabled not in target.compiler_options()
     with target.compile_for("gpu"):
         assert target.platform() == "gpu"
-        assert not compiled.compiler_options(remat)
+        assert not target.compiler_options(keep_barriers=True)
         with target.compile_for("cpu"):
-            assert compiled.compiler_options(remat)
+            assert disabled in target.compiler_options(keep_barriers=True)
     assert target.platform() == jax.default_backend()
+
+
+def test_no_convolution_of_the_cpu_goes_to_the_library_that_uses_one_core():
+    x, kernel = jnp.ones((2, 64, 64, 32)), jnp.ones((3, 3, 32, 32))
+    texts = [
+        jax.jit(convolutions.conv, compiler_options=options).lower(x, kernel).compile().as_text()
+        for options in ({}, target.compiler_options())
+    ]
+    assert ["__ynn_fusion" in text for text in texts] == [True, False]
 
 
 def test_the_target_is_what_it_was_after_an_error():

@@ -75,6 +75,7 @@ def measure_experiment() -> None:
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs its share of the card
 
     # Imported here: a mistake in the flags is answered at once.
+    from imginav_jax import allocator
     from imginav_jax.benchmark import against_torch, measured, scaling, table
     from imginav_jax.compiled import explain_out_of_memory
 
@@ -85,6 +86,7 @@ def measure_experiment() -> None:
     else:
         measure = parts.PARTS[_ONLY.value] if _ONLY.value else parts.measure_steps
     config, rounds = _CONFIG.value, _ROUNDS.value
+    allocator.keep_freed_memory()
     with explain_out_of_memory():
         found = measure(config, rounds)
     conditions = measured.current_conditions(config, rounds)
@@ -101,6 +103,7 @@ def measure_phase() -> None:
       UserError: the config or the folder cannot be used.
       RunError: the device has not enough memory.
     """
+    from imginav_jax import allocator
     from imginav_jax.benchmark import phase, results, table
     from imginav_jax.compiled import explain_out_of_memory
 
@@ -108,6 +111,7 @@ def measure_phase() -> None:
     option, name = ("config.phase_dir", _CONFIG.value.phase_dir) if _OUT.value is None else ("--out", _OUT.value)
     out = Path(name).expanduser()
     make_writable(out, option)
+    allocator.keep_freed_memory()
     with explain_out_of_memory():
         found = phase.measure(_CONFIG.value, _ROUNDS.value)
     path = results.save(out, found)

@@ -15,7 +15,6 @@ from imginav_jax.benchmark import timing
 from imginav_jax.benchmark.program import Program, Stepper, compile_program
 from imginav_jax.benchmark.results import AutoencoderCost
 from imginav_jax.benchmark.sampling import Work
-from imginav_jax.compiled import compiler_options
 from imginav_jax.datasets import synthetic
 from imginav_jax.datasets.manifest import TYPES
 from imginav_jax.experiment import Config, Experiment, from_config
@@ -83,7 +82,7 @@ def _compile(experiment: Experiment, name: str, inputs: Sequence[Any]) -> Progra
             optimizer=make_optimizer(fields.optimizer.learning_rate, fields.optimizer.weight_decay),
             accumulate_steps=fields.accumulate_steps,
         )
-        return compile_program(step, *inputs, donates_first=True, compiler_options=compiler_options(config))
+        return compile_program(step, *inputs, donates_first=True, keep_barriers=config.remat)
     function = {"eval": steps.eval_step, "encode": steps.encode, "decode": steps.decode}[name]
     return compile_program(functools.partial(function, config=config), *inputs)
 
