@@ -398,7 +398,9 @@ def test_the_memory_table_is_printed_and_nothing_is_written(tmp_path):
         ([CONFIG], "error: what to measure is not said; give --phase or --memory, one of them"),
         (["--phase", "--memory", CONFIG], "error: what to measure is not said; give --phase or --memory, one of them"),
         (["--memory", "--config=configs/phase1_2.py:V1"], "error: config.experiment is V1, expected one of R1, R2, R3"),
-        (["--phase", CONFIG, "extra"], "error: unknown argument extra; options are --phase, --memory, --config"),
+        (["--phase", CONFIG, "extra"], "error: unknown argument extra; options are --phase, --memory, --card"),
+        (["--memory", CONFIG, "--card=A100"], "error: flag --card=A100: value should be one of <V100|L40S>"),
+        (["--phase", CONFIG, "--card=V100"], "error: --card is for --memory; --phase measures the device at hand"),
         (["--phase", CONFIG, "--rounds=0"], "error: flag --rounds=0: 0 is not a positive integer"),
         (["--phase", CONFIG, "--config.batchsize=3"], 'error: unknown config key "batchsize"; valid ones are'),
         (
