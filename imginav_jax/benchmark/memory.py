@@ -17,7 +17,7 @@ from imginav_jax.optimizer import make_optimizer
 from imginav_jax.progress import Progress, logger
 from imginav_jax.target import compile_for
 
-BATCH_SIZES = (8, 16, 32, 64)
+BATCH_SIZES = (4, 8, 16, 32, 64)
 
 
 class Target(NamedTuple):
