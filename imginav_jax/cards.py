@@ -51,18 +51,23 @@ class Tuning:
     label: str
     precision: str  # of the convolutions
     memory_fraction: str | None = None  # of the card's memory for XLA's pool, taken at once; None: XLA's own default
+    memory_mib: int = 0  # of the card, as CUDA reports it: a little less than its name says; 0 where it is not known
+    chip: str | None = None  # what a program is compiled for, whatever the memory
 
 
 UNKNOWN = Tuning("unknown", "float32")
 NONE = Tuning("none", "float32")
 
 # The one table: name, memory in MiB (from, below), settings.  What is outside the pool (command buffers, cuDNN, the
-# driver's own) takes about the same on every card, hence the smaller fraction of the smallest.
+# driver's own) takes about the same on every card, hence the smaller fraction of the smallest.  Volta computes bfloat16
+# in float32, hence its float16.
 TABLE = (
-    (r"\bV100S?\b", 0, 20_000, Tuning("V100 16 GB", "float16", ".88")),  # Volta computes bfloat16 in float32
-    (r"\bV100S?\b", 20_000, 40_000, Tuning("V100 32 GB", "float16", ".92")),
-    (r"\bL40S\b", 40_000, 60_000, Tuning("L40S", "bfloat16", ".92")),
+    (r"\bV100S?\b", 0, 20_000, Tuning("V100 16 GB", "float16", ".88", 16_128, "V100")),
+    (r"\bV100S?\b", 20_000, 40_000, Tuning("V100 32 GB", "float16", ".92", 32_480, "V100")),
+    (r"\bL40S\b", 40_000, 60_000, Tuning("L40S", "bfloat16", ".92", 45_460, "L40S")),
 )
+TUNINGS = tuple(tuning for *_, tuning in TABLE)
+CHIPS = tuple(dict.fromkeys(tuning.chip for tuning in TUNINGS if tuning.chip))
 
 
 @dataclasses.dataclass(frozen=True)

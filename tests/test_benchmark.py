@@ -433,6 +433,8 @@ def test_the_memory_table_is_printed_and_nothing_is_written(tmp_path):
             ["--phase", CONFIG, "extra"],
             "error: unknown argument extra; options are --config, --config.KEY=VALUE, --only,",
         ),
+        (["--memory", CONFIG, "--card=A100"], "error: flag --card=A100: value should be one of <V100|L40S>"),
+        (["--phase", CONFIG, "--card=V100"], "error: --card is of --memory alone; everything else measures the device"),
         (["--phase", CONFIG, "--rounds=0"], "error: flag --rounds=0: 0 is not a positive integer"),
         (["--phase", CONFIG, "--config.batchsize=3"], 'error: unknown config key "batchsize"; valid ones are'),
         (

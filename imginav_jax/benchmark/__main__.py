@@ -6,7 +6,8 @@ Without a mode the config's training step, evaluation step, encoding and decodin
 With `--phase` the autoencoders of R1, R2 and R3 are measured, and for each latent that may be chosen a training step of
 a small latent-diffusion model and of a ControlNet on it.  With `--memory` instead the training steps of R1, R2 and R3
 are compiled for several batch sizes, with remat and without, and a Markdown table shows what they need and which card
-has that much; nothing is timed and nothing written.  Any field of the config is overridden as in imginav_jax.main.
+has that much; nothing is timed and nothing written.  With `--card` they are compiled for a card that need not be here.
+Any field of the config is overridden as in imginav_jax.main.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from imginav_jax import command_line
+from imginav_jax import cards, command_line
 from imginav_jax.benchmark import parts
 from imginav_jax.errors import RunError
 from imginav_jax.new_directory import make_writable
@@ -31,6 +32,7 @@ _AGAINST_TORCH = flags.DEFINE_bool("against-torch", False, "Take turns with the 
 _SCALING = flags.DEFINE_bool("scaling", False, "Measure the training step with other batch and image sizes")
 _PHASE = flags.DEFINE_bool("phase", False, "Measure all that Phase 1.2 compares")
 _MEMORY = flags.DEFINE_bool("memory", False, "Print a table of the memory that training needs, by batch size")
+_CARD = flags.DEFINE_enum("card", None, cards.CHIPS, "Compile --memory for this card; default: the device at hand")
 _OUT = flags.DEFINE_string("out", None, "Folder of the JSON file of --phase; default: the config's phase_dir")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Samples of every time; the median and the quartiles count", 1)
 _JSON = flags.DEFINE_bool("json", False, "Print the results as JSON too, on the last line")
@@ -47,13 +49,15 @@ _MODES = {
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        options = f"--config, --config.KEY=VALUE, {', '.join(_MODES)}, --out, --rounds and --json"
+        options = f"--config, --config.KEY=VALUE, {', '.join(_MODES)}, --card, --out, --rounds and --json"
         sys.exit(f"error: unknown argument {argv[1]}; options are {options}")
     given = [name for name, flag in _MODES.items() if flag.value]
     if len(given) > 1:
         sys.exit(f"error: {' and '.join(given)} exclude each other; give one of them")
     if _OUT.value is not None and not _PHASE.value:
         sys.exit("error: --out is of --phase alone; nothing else writes a file")
+    if _CARD.value is not None and not _MEMORY.value:
+        sys.exit("error: --card is of --memory alone; everything else measures the device at hand")
     log_to_stdout()
     modes = {"--phase": measure_phase, "--memory": measure_memory}
     try:
@@ -125,12 +129,17 @@ def measure_memory() -> None:
     """Compiles, and prints the table.
 
     Raises:
-      UserError: the config cannot be used.
+      UserError: the config cannot be used, or what compiles for cards is not installed.
     """
+    if _CARD.value is not None:
+        # JAX reads these when it is imported: it must not look for a card, nor for the assembler of another CUDA.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ.pop("CUDA_ROOT", None)
     from imginav_jax.benchmark import memory
 
-    needs = memory.measure(_CONFIG.value)
-    sys.stdout.write(f"\n{memory.render(_CONFIG.value, needs)}")
+    target = memory.this_device() if _CARD.value is None else memory.card(_CARD.value)
+    needs = memory.measure(_CONFIG.value, target)
+    sys.stdout.write(f"\n{memory.render(_CONFIG.value, target, needs)}")
 
 
 if __name__ == "__main__":
