@@ -17,7 +17,7 @@ from test_steps import random_batch
 
 from configs.phase1_2 import get_config
 from conftest import ROOT
-from imginav_jax import cards, compiled, experiment, run, screen, steps, train, train_state
+from imginav_jax import cards, compiled, experiment, run, screen, steps, target, train, train_state
 from imginav_jax.benchmark import chips, memory
 from imginav_jax.errors import RunError, UserError
 from imginav_jax.model import AutoencoderConfig
@@ -33,10 +33,10 @@ SMALL = AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_step
 @pytest.fixture(scope="module", autouse=True)
 def compile_fast():
     """Machine code of less quality in a third of the time; what XLA computes, and in what memory, it decides before."""
-    options = compiled.compiler_options
+    options = target.compiler_options
     fast = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "compiler_options", lambda config: options(config) | fast)
+        patch.setattr(target, "compiler_options", lambda **keywords: options(**keywords) | fast)
         yield
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY, random_layout
-from imginav_jax import evaluate, loss_scale, losses, metrics, model, steps, train_state
+from imginav_jax import evaluate, loss_scale, losses, metrics, model, normalization, steps, target, train_state
 from imginav_jax.batch import Batch
 from imginav_jax.compiled import batch_sharding, compile_steps
 from imginav_jax.datasets import palette, synthetic
@@ -36,6 +36,36 @@ def test_scaling_is_exact_at_the_ends_and_undone():
     scaled = steps.scale_images(jnp.asarray(images))
     assert (scaled.min(), scaled.max()) == (-1, 1)
     np.testing.assert_array_equal(steps.unscale_images(scaled), images)
+
+
+def plain_bias_norm_act(x, conv_bias, scale, bias, groups, activation):
+    """As `normalization.bias_norm_act` defines it, without its gradient."""
+    grouped = (x + conv_bias[None, None, None]).reshape(*x.shape[:3], groups, -1)
+    mean, variance = (function(grouped, axis=(1, 2, 4), keepdims=True) for function in (jnp.mean, jnp.var))
+    normal = ((grouped - mean) / jnp.sqrt(variance + normalization.NORM_EPSILON)).reshape(x.shape)
+    return activation(normal * scale[None, None, None] + bias[None, None, None])
+
+
+def test_the_losses_of_50_steps_are_those_of_the_plain_form(monkeypatch):
+    optimizer = make_optimizer(1e-3, 0.01)
+    batches = [make_batch([random_layout(64, 2 * n), random_layout(64, 2 * n + 1)], [0, 1]) for n in range(5)]
+
+    def train():
+        state = jax.jit(lambda key: train_state.create(key, TINY, optimizer))(jax.random.key(0))
+        step = functools.partial(steps.train_step, config=TINY, weights=steps.LossWeights(), optimizer=optimizer)
+        step, found = jax.jit(step, compiler_options=target.compiler_options()), []
+        for number in range(50):
+            state, measured = step(state, batches[number % len(batches)])
+            found.append(measured.loss)
+        return np.array(found)
+
+    ours = train()
+    monkeypatch.setattr(normalization, "bias_norm_act", plain_bias_norm_act)
+    with target.compile_for("gpu"):  # XLA's own convolutions, and no options
+        plain = train()
+    assert plain[-1] < 0.7 * plain[0]
+    np.testing.assert_allclose(ours, plain, rtol=1e-4)
+    assert not np.array_equal(ours, plain)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms():
