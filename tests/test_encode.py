@@ -144,7 +144,8 @@ def test_four_devices_and_float16_by_the_command_line(work, encoded, tmp_path):
     assert "25 training layouts" in result.stdout
     found, expected = statistics_json(tmp_path / "a"), statistics_json(encoded)
     for name in ("mean", "std", "min", "max", "kurtosis", "correlation", "scale_factor", "high_frequency_share"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-7)
+        # Latents of about 1 are themselves rounded in another way where a device has fewer of them.
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-6)
     halves, exact = read_all(tmp_path / "a", "validation"), read_all(encoded, "validation")
     assert halves.dtype == np.float16
     np.testing.assert_allclose(halves, exact, rtol=1e-3, atol=1e-6)
