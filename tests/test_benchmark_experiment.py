@@ -241,7 +241,7 @@ def test_pytorch_takes_turns_and_computes_the_same_loss():
         (["--scaling", "--out=folder"], "error: --out is of --phase alone; nothing else writes a file"),
         (
             ["--only=train"],
-            "error: flag --only=train: value should be one of <train_step|eval_step|encode|decode|input|startup|preparation|epoch>",
+            f"error: flag --only=train: value should be one of <{'|'.join(parts.PARTS)}>",
         ),
         (["--config.precision=float8"], "error: config.precision is float8, expected float32 or bfloat16 or float16"),
     ],

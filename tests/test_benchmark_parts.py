@@ -1,5 +1,6 @@
 """What is around the steps: the arithmetic of start-up, input, preparation and an epoch; nothing slow is started."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from configs.phase1_2 import get_config
 from imginav_jax.benchmark import epoch_overhead, input_rate, preparation_cost, startup
 from imginav_jax.benchmark.preparation_cost import PreparationCost
-from imginav_jax.benchmark.results import Spread
 from imginav_jax.benchmark.startup import Startup
 from imginav_jax.errors import RunError
+
+INTERPRETER = sys.executable
 
 # Twice as slow in the second round.
 RATES = [
@@ -58,7 +60,7 @@ def test_starts_by_hand(monkeypatch):
 def test_a_start_ends_with_the_line_of_the_first_step_and_its_failure_is_one_line(tmp_path, monkeypatch):
     def program(script):
         path = tmp_path / "program"
-        path.write_text(f"#!{sys.executable} -S\nimport sys, time\n{script}\n")
+        path.write_text(f"#!{INTERPRETER} -S\nimport sys, time\n{script}\n")
         path.chmod(0o755)
         monkeypatch.setattr(startup.sys, "executable", str(path))
 
@@ -105,7 +107,7 @@ def test_growth_from_fewer_layouts_to_more_is_of_each_round(monkeypatch):
 
 def test_the_overhead_of_an_epoch_is_of_each_round():
     found = epoch_overhead.summarize(50, [(10, 9), (20, 19)])  # 10 % and 5 %
-    assert found.overhead == pytest.approx(Spread(0.075, 0.0625, 0.0875))
+    assert dataclasses.astuple(found.overhead) == pytest.approx((0.075, 0.0625, 0.0875))
     values = epoch_overhead.dump(found, 3)
     assert (values["epoch_steps"], values["epoch_train_seconds"], values["epoch_steps_alone_seconds"]) == (50, 15, 14)
     assert (values["epoch_images_per_second"], values["steps_alone_images_per_second"]) == (10, 150 / 14)

@@ -66,7 +66,7 @@ def dump(rounds: Sequence[Startup]) -> dict[str, Any]:
 def render(rounds: Sequence[Startup]) -> str:
     helps, firsts, seconds = zip(*rounds, strict=True)
     rows = [
-        ["to the help text", table.show_spread(timing.spread(helps)), ""],
+        ["to the help text", table.show_spread(timing.spread(helps)), "-"],
         ["to the first step, caches empty", table.show_spread(timing.spread(firsts)), "1"],
         ["the same again", *map(table.show_spread, (timing.spread(seconds), timing.paired_ratio(seconds, firsts)))],
     ]
