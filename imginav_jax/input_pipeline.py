@@ -104,21 +104,36 @@ def train_dataset(
 
     Every epoch is a new shuffle of the whole split, decided by the seed and the epoch alone.
     """
-    used = steps_per_epoch(len(source), batch_size) * batch_size
-    indices = grain.MapDataset.range(len(source)).shuffle(seed=seed)[:used]
-    return _read(source, indices, batch_size, part).repeat(num_epochs)
+    steps = steps_per_epoch(len(source), batch_size)
+    order = grain.MapDataset.range(len(source)).shuffle(seed=seed)  # goes on behind its end, in another order
+    return _batches(source, Positions(order, steps, batch_size, part), num_epochs)
 
 
 def eval_dataset(source: LayoutSource, batch_size: int, part: Part = _WHOLE) -> grain.MapDataset[Batch]:
     """Every example once, in order; the last batch is padded with the last example, masked out."""
-    padded = -(-len(source) // batch_size) * batch_size
-    return _read(source, grain.MapDataset.range(padded), batch_size, part)
+    steps = -(-len(source) // batch_size)
+    return _batches(source, Positions(range(steps * batch_size), steps, batch_size, part), 1)
 
 
-def _read(source: LayoutSource, indices: grain.MapDataset[Any], batch_size: int, part: Part) -> grain.MapDataset[Batch]:
-    """Only numbers go through Grain one by one: a batch is decoded as a whole, straight into its place."""
-    batches = indices.batch(batch_size // part.count, drop_remainder=True)[part.index :: part.count]
-    return batches.map(functools.partial(_read_batch, source))
+class Positions(NamedTuple):
+    """Which layouts a batch has; its rows are taken from `order` one after another."""
+
+    order: Any  # positions in the source; each epoch begins at a multiple of its length
+    steps_per_epoch: int
+    batch_size: int
+    part: Part
+
+    def of_batch(self, number: int) -> list[int]:
+        epoch, step = divmod(number, self.steps_per_epoch)
+        share = self.batch_size // self.part.count
+        start = epoch * len(self.order) + step * self.batch_size + self.part.index * share
+        return [self.order[index] for index in range(start, start + share)]
+
+
+def _batches(source: LayoutSource, positions: Positions, num_epochs: int) -> grain.MapDataset[Batch]:
+    """Only the numbers of batches go through Grain: it takes as long for a number as for a batch."""
+    numbers = grain.MapDataset.range(positions.steps_per_epoch * num_epochs)
+    return numbers.map(functools.partial(_read_batch, source, positions))
 
 
 def prefetch(
@@ -136,9 +151,8 @@ def prefetch(
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers=num_workers)
         batches = batches.mp_prefetch(options, worker_init_fn=functools.partial(workers.end_with, os.getpid()))
-    place = functools.partial(jax.make_array_from_process_local_data, sharding)
-    batches = _read_ahead(batches, 1).map(functools.partial(jax.tree.map, place))
-    batches = _read_ahead(batches, _DEVICE_BATCHES)
+    batches = batches.map(functools.partial(_place, sharding))
+    batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_DEVICE_BATCHES)
     with signals.withheld() if num_workers else contextlib.nullcontext():
         iterator: Any = iter(batches)
         first = list(itertools.islice(iterator, 1))  # the workers are started by now
@@ -149,15 +163,22 @@ def prefetch(
         iterator.close()
 
 
-def _read_batch(source: LayoutSource, indices: np.ndarray) -> Batch:
-    """An index behind the last one stands for padding."""
-    found = [source.packed(min(int(index), len(source) - 1)) for index in indices]
+def _place(sharding: jax.sharding.Sharding, batch: Batch) -> Batch:
+    if sharding.is_fully_addressable:
+        return jax.device_put(batch, sharding)  # the same, sooner
+    return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), batch)
+
+
+def _read_batch(source: LayoutSource, positions: Positions, number: int) -> Batch:
+    """Decoded straight into its place; a position behind the last one stands for padding."""
+    indices = positions.of_batch(number)
+    found = [source.packed(min(index, len(source) - 1)) for index in indices]
     side = layout_record.side(found[0].image)
     images = _empty((len(found), side, side, 3))
     for layout, out in zip(found, images, strict=True):
         layout_record.decode(layout.image, out)
     types, rows = ([getattr(layout, name) for layout in found] for name in ("type", "row"))
-    return Batch(images, np.array(types, np.int32), np.array(rows, np.int32), np.asarray(indices) < len(source))
+    return Batch(images, np.array(types, np.int32), np.array(rows, np.int32), np.array(indices) < len(source))
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
@@ -168,13 +189,10 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     count = math.prod(shape)
     free = _free_memory.setdefault(count, collections.deque())
     try:
-        memory = free.popleft()
+        memory = free.pop()  # the latest, of which the processor's cache may still hold some
     except IndexError:
         memory = mmap.mmap(-1, count)
+        memory.madvise(mmap.MADV_HUGEPAGE)
     owner = np.frombuffer(memory, np.uint8)  # every view keeps this one alive, and so does JAX
     weakref.finalize(owner, free.append, memory).atexit = False
     return owner.reshape(shape)
-
-
-def _read_ahead(batches: Any, count: int) -> Any:
-    return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=count)

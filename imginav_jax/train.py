@@ -72,10 +72,10 @@ def _train_epochs(run: Run, state: TrainState) -> None:
     if run.is_over:
         _save(run, state)  # another best may have been chosen
         return
-    with contextlib.closing(_read_batches(run)) as batches:
+    with contextlib.closing(read_batches(run)) as batches:
         while not run.is_over and not run.agreement.is_stopping:
             start = time.monotonic() - position.train_seconds
-            state = _train_epoch(run, state, batches)
+            state = train_epoch(run, state, batches)
             evaluation = None if run.agreement.is_stopping else _evaluate(run, state)
             row = None if evaluation is None else _close_epoch(run, evaluation, start)
             _save(run, state)
@@ -86,7 +86,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
                     _write_samples(run, state.params, f"epoch_{position.epoch:03d}")
 
 
-def _read_batches(run: Run) -> Generator[Batch, None, None]:
+def read_batches(run: Run) -> Generator[Batch, None, None]:
     """The training batches that are left; RunError where reading them fails."""
     config, done = run.config, run.position.step
     epochs, seed = config.num_epochs, config.seed
@@ -116,7 +116,7 @@ def _evaluate_given(run: Run, state: TrainState) -> None:
     _save(run, state)
 
 
-def _train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
+def train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     """The steps that are left of this epoch, or those until a signal; metrics are fetched while the next step runs."""
     config, position = run.config, run.position
     first, end = position.epoch * run.steps_per_epoch, (position.epoch + 1) * run.steps_per_epoch

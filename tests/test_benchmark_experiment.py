@@ -10,7 +10,20 @@ import pytest
 from test_benchmark import CONFIG, FAST, TINY, run
 
 from configs.phase1_2 import get_config
-from imginav_jax.benchmark import against_torch, parts, program, sampling, scaling, step_cost, torch_job, turn_process
+from imginav_jax.benchmark import (
+    against_torch,
+    epoch_overhead,
+    input_rate,
+    parts,
+    preparation_cost,
+    program,
+    sampling,
+    scaling,
+    startup,
+    step_cost,
+    torch_job,
+    turn_process,
+)
 from imginav_jax.benchmark.results import Spread, Timing
 from imginav_jax.benchmark.roofline import Fractions
 from imginav_jax.benchmark.scaling import Size
@@ -176,14 +189,21 @@ def test_the_table_has_a_line_for_every_step():
     assert peak.endswith("950 MiB")
 
 
-def test_the_parts_are_the_steps(monkeypatch):
+def test_the_parts_are_the_steps_and_what_is_around_them(monkeypatch):
     called = []
     monkeypatch.setattr(step_cost, "measure", lambda config, rounds, names: called.append((config, rounds, *names)))
+    for module in (input_rate, startup, preparation_cost, epoch_overhead):
+        name = module.__name__.rsplit(".")[-1]
+        monkeypatch.setattr(module, "measure", lambda config, rounds, name=name: called.append((config, rounds, name)))
     for measure in (*parts.PARTS.values(), parts.measure_steps):
         measure("config", 3)
-    assert list(parts.PARTS) == ["train_step", "eval_step", "encode", "decode"]
-    every = ["train", "eval", "encode", "decode"]
-    assert called == [*(("config", 3, name) for name in every), ("config", 3, *every)]
+    steps = ["train_step", "eval_step", "encode", "decode"]
+    assert list(parts.PARTS) == [*steps, "input", "startup", "preparation", "epoch"]
+    every, around = (
+        ["train", "eval", "encode", "decode"],
+        ["input_rate", "startup", "preparation_cost", "epoch_overhead"],
+    )
+    assert called == [*(("config", 3, name) for name in every + around), ("config", 3, *every)]
 
 
 def test_the_steps_are_measured_and_printed():
@@ -219,7 +239,10 @@ def test_pytorch_takes_turns_and_computes_the_same_loss():
         (["--scaling", "--against-torch"], "error: --against-torch and --scaling exclude each other; give one of them"),
         (["--only=encode", "--phase"], "error: --only and --phase exclude each other; give one of them"),
         (["--scaling", "--out=folder"], "error: --out is of --phase alone; nothing else writes a file"),
-        (["--only=train"], "error: flag --only=train: value should be one of <train_step|eval_step|encode|decode>"),
+        (
+            ["--only=train"],
+            f"error: flag --only=train: value should be one of <{'|'.join(parts.PARTS)}>",
+        ),
         (["--config.precision=float8"], "error: config.precision is float8, expected float32 or bfloat16 or float16"),
     ],
 )

@@ -1,5 +1,6 @@
 """Batches: full and reshuffled for training, every image once for evaluation, uint8 all the way."""
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from jax.sharding import SingleDeviceSharding
 
 from imginav_jax import input_pipeline
 from imginav_jax.datasets import layout_record, preparation
+from imginav_jax.input_pipeline import Part
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,14 @@ def test_the_order_depends_on_the_seed_alone_and_a_run_can_start_anywhere(source
     assert indices(input_pipeline.train_dataset(source, 4, 9, 42))[: len(whole)] == whole
     for step in (1, len(whole) // 2, len(whole) - 1):
         assert indices(input_pipeline.train_dataset(source, 4, 3, 42)[step:]) == whole[step:]
+
+
+@pytest.mark.parametrize("part", [Part(), Part(0, 2), Part(1, 2)])
+def test_the_order_is_grains_own_shuffle_of_every_epoch(source, part):
+    used = len(source) // 4 * 4
+    order = grain.MapDataset.range(len(source)).shuffle(seed=42)[:used].batch(4 // part.count)
+    expected = [batch.tolist() for batch in order[part.index :: part.count].repeat(3)]
+    assert indices(input_pipeline.train_dataset(source, 4, 3, 42, part)) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 64])

@@ -1,6 +1,7 @@
 """What the experiment costs on this machine: `python -m imginav_jax.benchmark --config=configs/phase1_2.py:R1`.
 
-Without a mode the config's training step, evaluation step, encoding and decoding are measured, with `--only` one part.
+Without a mode the config's training step, evaluation step, encoding and decoding are measured, with `--only` one of
+them, or what is around them: input, start-up, preparation of layouts, an epoch's overhead.
 `--against-torch` takes turns with PyTorch, `--scaling` with other batch and image sizes.  These leave no file.
 
 With `--phase` the autoencoders of R1, R2 and R3 are measured, and for each latent that may be chosen a training step of

@@ -19,7 +19,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from imginav_jax import experiment
-from imginav_jax.benchmark import torch_dataloader
+from imginav_jax.benchmark import table, torch_dataloader
+from imginav_jax.benchmark.measured import Measured
 from imginav_jax.datasets import preparation
 from imginav_jax.errors import RunError
 from imginav_jax.experiment import Config
@@ -32,9 +33,8 @@ Rates = Mapping[str, float]  # images a second, by work
 
 
 class InputRate(NamedTuple):
-    """Medians of the rounds, ratios of every round's own."""
+    """Medians of the rounds, ratios of every round's own; the names are keys of the JSON."""
 
-    image_size: int  # pixels a side
     input_images_per_second_per_core: float
     first_epoch_images_per_second_per_core: float  # before the packed layouts are in memory
     decode_images_per_second_per_core: float  # of records in memory
@@ -45,11 +45,18 @@ class InputRate(NamedTuple):
     input_to_torch_dataloader: float | None
 
 
-def measure(config: Config, rounds: int, layouts: int = _LAYOUTS, images: int = _IMAGES) -> InputRate:
-    """Draws and prepares layouts in a temporary folder, and times `rounds` turns on one core.
+def measure(config: Config, rounds: int) -> Measured:
+    """As `measure_rates`, with as many layouts as it takes."""
+    found = summarize(measure_rates(config, rounds, _LAYOUTS, _IMAGES))
+    return Measured(found._asdict(), render(found))
+
+
+def measure_rates(config: Config, rounds: int, layouts: int, images: int) -> Sequence[Rates]:
+    """Draws and prepares layouts in a temporary folder, and times them on one core.
 
     Args:
       config: its image size and batch size count.
+      rounds: of turns.
       layouts: to draw.
       images: to read in a sample.
 
@@ -65,11 +72,25 @@ def measure(config: Config, rounds: int, layouts: int = _LAYOUTS, images: int = 
         files = sorted(Path(folder).rglob("*.png"))
         ours = stack.enter_context(_worker(_serve_pipeline, directory, files, batch_size, images))
         theirs = stack.enter_context(_worker(_serve_torch, files, batch_size))
-        found = [{**ours(), **theirs()} for _ in range(rounds + 1)][1:]  # the first turn warms up
-    return _summarize(config.data.image_size, found)
+        return [{**ours(), **theirs()} for _ in range(rounds + 1)][1:]  # the first turn warms up
 
 
-def _summarize(image_size: int, rounds: list[dict[str, float]]) -> InputRate:
+def render(found: InputRate) -> str:
+    torch, to_torch = found.torch_dataloader_images_per_second_per_core, found.input_to_torch_dataloader
+    rows = [
+        ["input pipeline", found.input_images_per_second_per_core, 1.0],
+        ["  in its first epoch", found.first_epoch_images_per_second_per_core, None],
+        ["decoding its records alone", found.decode_images_per_second_per_core, found.input_to_decode],
+        ["decoding PNG files alone", found.png_decode_images_per_second_per_core, found.input_to_png_decode],
+        ["PyTorch's DataLoader, of PNG files", torch, to_torch],
+    ]
+    shown = [
+        [name, *("-" if value is None else table.show_number(value) for value in values)] for name, *values in rows
+    ]
+    return table.align([["on one core", "images/s", "the input to it"], *shown], text_columns=1)
+
+
+def summarize(rounds: Sequence[Rates]) -> InputRate:
     def rate(name: str) -> float:
         return median(each[name] for each in rounds)
 
@@ -78,7 +99,6 @@ def _summarize(image_size: int, rounds: list[dict[str, float]]) -> InputRate:
 
     has_torch = "torch" in rounds[0]
     return InputRate(
-        image_size=image_size,
         input_images_per_second_per_core=rate("input"),
         first_epoch_images_per_second_per_core=rate("first_epoch"),
         decode_images_per_second_per_core=rate("decode"),

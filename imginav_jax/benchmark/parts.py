@@ -6,6 +6,7 @@ What measures them is imported when it is called: the command checks its flags f
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,17 @@ def measure_steps(config: Any, rounds: int, names: Sequence[str] = tuple(_STEPS.
     return step_cost.measure(config, rounds, names)
 
 
+def _measure_by(module: str, config: Any, rounds: int) -> Measured:
+    return importlib.import_module(f"imginav_jax.benchmark.{module}").measure(config, rounds)
+
+
+_MODULES = {
+    "input": "input_rate",
+    "startup": "startup",
+    "preparation": "preparation_cost",
+    "epoch": "epoch_overhead",
+}
 PARTS: dict[str, Callable[[Any, int], Measured]] = {
-    part: functools.partial(measure_steps, names=(name,)) for part, name in _STEPS.items()
+    **{part: functools.partial(measure_steps, names=(name,)) for part, name in _STEPS.items()},
+    **{part: functools.partial(_measure_by, module) for part, module in _MODULES.items()},
 }

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from imginav_jax.benchmark import table, timing
+from imginav_jax.benchmark.measured import Measured, spread_values
 from imginav_jax.errors import RunError
 from imginav_jax.experiment import Config
 from imginav_jax.screen import FIRST_STEP
@@ -29,15 +31,21 @@ class Startup(NamedTuple):
     second_start_seconds: float  # the same with both at hand
 
 
-def measure(config: Config) -> Startup:
-    """Starts the program three times.
+def measure(config: Config, rounds: int) -> Measured:
+    """Starts the program three times a round, each round with empty caches.
 
     Args:
       config: any but one with a workdir of its own; its folders are replaced by temporary ones.
+      rounds: to take the medians of.
 
     Raises:
       RunError: the program has failed.
     """
+    found = [measure_once(config) for _ in range(rounds)]
+    return Measured(dump(found), render(found))
+
+
+def measure_once(config: Config) -> Startup:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
@@ -46,6 +54,23 @@ def measure(config: Config) -> Startup:
         help_seconds = _time_help(environment)
         starts = [_time_first_step(folder, number, environment) for number in (1, 2)]
     return Startup(help_seconds, *starts)
+
+
+def dump(rounds: Sequence[Startup]) -> dict[str, Any]:
+    values = {}
+    for name, seconds in zip(Startup._fields, zip(*rounds, strict=True), strict=True):
+        values |= spread_values(name, timing.spread(seconds))
+    return values
+
+
+def render(rounds: Sequence[Startup]) -> str:
+    helps, firsts, seconds = zip(*rounds, strict=True)
+    rows = [
+        ["to the help text", table.show_spread(timing.spread(helps)), "-"],
+        ["to the first step, caches empty", table.show_spread(timing.spread(firsts)), "1"],
+        ["the same again", *map(table.show_spread, (timing.spread(seconds), timing.paired_ratio(seconds, firsts)))],
+    ]
+    return table.align([["", "seconds", "to empty caches"], *rows], text_columns=1)
 
 
 def _config_file(config: Config, folder: Path) -> str:

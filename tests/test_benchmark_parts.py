@@ -1,0 +1,117 @@
+"""What is around the steps: the arithmetic of start-up, input, preparation and an epoch; nothing slow is started."""
+
+import dataclasses
+import sys
+
+import pytest
+
+from configs.phase1_2 import get_config
+from imginav_jax.benchmark import epoch_overhead, input_rate, preparation_cost, startup
+from imginav_jax.benchmark.preparation_cost import PreparationCost
+from imginav_jax.benchmark.startup import Startup
+from imginav_jax.errors import RunError
+
+INTERPRETER = sys.executable
+
+# Twice as slow in the second round.
+RATES = [
+    {"input": 90.0, "first_epoch": 60.0, "decode": 100.0, "png": 10.0, "torch": 3.0},
+    {"input": 45.0, "first_epoch": 30.0, "decode": 50.0, "png": 5.0, "torch": 1.5},
+]
+
+
+def words(lines):
+    return [line.split() for line in lines.splitlines()]
+
+
+def test_ratios_of_the_input_are_of_each_round():
+    found = input_rate.summarize(RATES)
+    assert found._asdict() == {
+        "input_images_per_second_per_core": 67.5,
+        "first_epoch_images_per_second_per_core": 45,
+        "decode_images_per_second_per_core": 75,
+        "png_decode_images_per_second_per_core": 7.5,
+        "torch_dataloader_images_per_second_per_core": 2.25,
+        "input_to_decode": 0.9,
+        "input_to_png_decode": 9,
+        "input_to_torch_dataloader": 30,
+    }
+    rates = [line[-2:] for line in words(input_rate.render(found))[1:]]
+    assert rates == [["67.5", "1"], ["45", "-"], ["75", "0.9"], ["7.5", "9"], ["2.25", "30"]]
+
+
+def test_without_pytorch_there_is_no_ratio_to_it():
+    found = input_rate.summarize([{name: rate for name, rate in RATES[0].items() if name != "torch"}])
+    assert (found.torch_dataloader_images_per_second_per_core, found.input_to_torch_dataloader) == (None, None)
+    assert words(input_rate.render(found))[-1][-2:] == ["-", "-"]
+
+
+def test_starts_by_hand(monkeypatch):
+    starts = iter([Startup(1, 20, 5), Startup(3, 40, 20)])
+    monkeypatch.setattr(startup, "measure_once", lambda config: next(starts))
+    found = startup.measure(get_config("R1"), 2)
+    medians = [found.values[key] for key in ("help_seconds", "first_start_seconds", "second_start_seconds")]
+    assert medians == [2, 30, 12.5]
+    assert found.values["help_seconds_upper_quartile"] == 2.5
+    again = words(found.table)[-1]  # ratios 1/4 and 1/2
+    assert again == "the same again 12.5 [8.75, 16.2] 0.375 [0.312, 0.438]".split()  # noqa: SIM905
+
+
+def test_a_start_ends_with_the_line_of_the_first_step_and_its_failure_is_one_line(tmp_path, monkeypatch):
+    def program(script):
+        path = tmp_path / "program"
+        path.write_text(f"#!{INTERPRETER} -S\nimport sys, time\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(startup.sys, "executable", str(path))
+
+    program("print('Compiled', flush=True); print('First step  step 1', flush=True); time.sleep(60)")
+    assert 0 < startup._time_first_step(tmp_path, 1, {}) < 30
+    program("sys.exit('error: no room')")
+    with pytest.raises(RunError, match=r"has ended before its first step: error: no room$"):
+        startup._time_first_step(tmp_path, 1, {})
+    with pytest.raises(RunError, match=r"--help has failed: error: no room$"):
+        startup._time_help({})
+
+
+def test_the_config_of_a_start_has_its_overrides_and_folders_of_its_own(tmp_path):
+    config = get_config("R2,quick")
+    config.batch_size = 3
+    found = {}
+    exec(startup._config_file(config, tmp_path), found)
+    read = found["get_config"]()
+    assert (read.batch_size, read.experiment, read.data.manifest) == (3, "R2", None)
+    assert (read.data.cache_dir, read.phase_dir) == (f"{tmp_path}/cache", f"{tmp_path}/phase")
+
+
+def test_growth_from_fewer_layouts_to_more_is_of_each_round(monkeypatch):
+    drawn, seconds = [], {(1000, 0): 2, (2000, 0): 3, (1000, 1): 4, (2000, 1): 10}
+
+    def write_manifest(directory, count, size, seed):
+        drawn.append(count)
+        return directory / "layouts.csv"
+
+    def measure_apart(spec, cache):
+        count = int(spec.manifest.split("/")[-2])
+        return PreparationCost(seconds[count, int(cache.name.removeprefix("cache"))], count / 10)
+
+    monkeypatch.setattr(preparation_cost.synthetic, "write_manifest", write_manifest)
+    monkeypatch.setattr(preparation_cost, "_measure_apart", measure_apart)
+    found = preparation_cost.measure(get_config("R1"), 2)
+    assert drawn == [1000, 2000]
+    assert found.values["prepare_1000_layouts_seconds"] == 3
+    assert found.values["prepare_2000_layouts_peak_memory_mib_lower_quartile"] == 200
+    assert (found.values["prepare_seconds_ratio"], found.values["prepare_memory_ratio"]) == (2, 2)
+    last = words(found.table)[-1]  # ratios 1.5 and 2.5
+    assert last == "2,000 6.5 [4.75, 8.25] 2 [1.75, 2.25] 200 [200, 200] 2 [2, 2]".split()  # noqa: SIM905
+
+
+def test_the_overhead_of_an_epoch_is_of_each_round():
+    found = epoch_overhead.summarize(50, [(10, 9), (20, 19)])  # 10 % and 5 %
+    assert dataclasses.astuple(found.overhead) == pytest.approx((0.075, 0.0625, 0.0875))
+    values = epoch_overhead.dump(found, 3)
+    assert (values["epoch_steps"], values["epoch_train_seconds"], values["epoch_steps_alone_seconds"]) == (50, 15, 14)
+    assert (values["epoch_images_per_second"], values["steps_alone_images_per_second"]) == (10, 150 / 14)
+    epoch, steps, _, overhead = words(epoch_overhead.render(found, 3))[1:]
+    assert epoch == "an epoch's training 15 [12.5, 17.5] 10".split()  # noqa: SIM905
+    assert steps[-1] == "10.7"
+    assert " ".join(overhead).startswith("Not spent in steps 7.5 [6.25, 8.75] %")
