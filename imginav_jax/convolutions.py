@@ -160,4 +160,5 @@ def _kernel_gradient(
     seam = rows - gradient.shape[1]
     tall = x.transpose(3, 0, 1, 2).reshape(cin, b * rows, columns, 1)
     gradient = jnp.pad(gradient, ((0, 0), (0, seam), (0, 0), (0, 0))).reshape(b * rows, -1, 1, gradient.shape[-1])
-    return lax.conv_general_dilated(tall, gradient[:-seam], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "HWNC"))
+    gradient = gradient[: b * rows - seam]
+    return lax.conv_general_dilated(tall, gradient, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "HWNC"))

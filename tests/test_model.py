@@ -55,14 +55,16 @@ def brute_force_strided(x, kernel):
 
 
 def brute_force_same(x, kernel):
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    pad = kernel.shape[0] // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], (1, 2))
     return np.einsum("bhwckl,klco->bhwo", windows, kernel)
 
 
 UPSAMPLE = convolutions._upsample, convolutions._upsample_by_phase, brute_force_transposed, 4
 DOWNSAMPLE = convolutions._downsample, convolutions._downsample_by_phase, brute_force_strided, 4
 SAME = convolutions._conv, convolutions._conv_by_columns, brute_force_same, 3
+POINTWISE = convolutions._conv, convolutions._conv_by_columns, brute_force_same, 1
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,8 @@ SAME = convolutions._conv, convolutions._conv_by_columns, brute_force_same, 3
         (SAME, (6, 7), (6, 3)),
         (SAME, (32, 6), (3, 5)),
         (SAME, (32, 6), (5, 3)),
+        (POINTWISE, (32, 6), (3, 5)),
+        (POINTWISE, (6, 8), (5, 3)),
     ],
 )
 def test_both_forms_agree_with_a_plain_sum_in_value_and_gradient(forms, size, channels):
