@@ -30,7 +30,7 @@ LAST_VOLTA_CUDNN = "9.10.2.21"  # the last one with kernels for the V100
 _OLD_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # the old name; an error where the new one is set too
 _FRACTION = "XLA_CLIENT_MEM_FRACTION"
 _QUERY_SECONDS = 120  # the driver may have to be started first
-_MAX_WORKERS = 4  # decode 800 layouts of 512x512 a second, more than a card trains on
+_MAX_WORKERS = 4  # together they decode more layouts than any card trains on
 _SETTINGS = (
     "IMGINAV_PRECISION",
     "IMGINAV_WORKERS",
