@@ -1,31 +1,16 @@
 """What one mode of the benchmark hands to the command, and under which conditions it was measured."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 
-from imginav_jax.benchmark.results import Spread, Timing
+from imginav_jax.benchmark.results import Conditions, Spread, Timing
 from imginav_jax.experiment import Config
 
 
 class Measured(NamedTuple):
     values: dict[str, Any]  # for JSON; a key carries its unit
     table: str  # the same for a person
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """As in `results.Benchmark`."""
-
-    device_kind: str
-    platform: str
-    num_devices: int
-    jax_version: str
-    precision: str
-    image_size: int
-    batch_size: int
-    rounds: int
 
 
 def current_conditions(config: Config, rounds: int) -> Conditions:

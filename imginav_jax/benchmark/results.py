@@ -91,8 +91,8 @@ class DiffusionCost:
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """What one device has been measured at.
+class Conditions:
+    """Under which something was measured.
 
     Attributes:
       device_kind, platform: as JAX names them.
@@ -110,6 +110,12 @@ class Benchmark:
     image_size: int
     batch_size: int
     rounds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark(Conditions):
+    """What one device has been measured at."""
+
     autoencoders: tuple[AutoencoderCost, ...]
     diffusion: tuple[DiffusionCost, ...]
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from imginav_jax.benchmark.measured import Conditions
-from imginav_jax.benchmark.results import AutoencoderCost, Benchmark, Spread, TrainingStepCost
+from imginav_jax.benchmark.results import AutoencoderCost, Benchmark, Conditions, Spread, TrainingStepCost
 
 _GIGA = 1e9
 
@@ -16,7 +15,7 @@ def render(benchmark: Benchmark) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def heading(conditions: Benchmark | Conditions) -> str:
+def heading(conditions: Conditions) -> str:
     size = conditions.image_size
     return (
         f"{conditions.num_devices} x {conditions.device_kind} ({conditions.platform}), {conditions.precision}, "

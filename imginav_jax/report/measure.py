@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from imginav_jax import atomic, model, steps
+from imginav_jax import atomic, convolutions, model, normalization, steps
 from imginav_jax.datasets import layout_record, palette
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.progress import Progress, logger
@@ -28,7 +28,11 @@ _BATCH_SIZE = 8  # layouts that are predicted at once
 _FEW_LAYOUTS = 16  # not worth the start of other processes
 _AHEAD = 32  # layouts that may wait to be counted
 _COUNT_PICTURES, _SNAP = jax.jit(fidelity.count), jax.jit(fidelity.snap)
-_PROGRAM = baselines, fidelity, layout_record, model, palette, probe, steps, structure, subjects  # decides the numbers
+# Decides the numbers.
+_PROGRAM = (
+    *(baselines, convolutions, fidelity, layout_record, model, normalization, palette),
+    *(probe, steps, structure, subjects),
+)
 
 Counts = dict[str, Float[np.ndarray, "layouts ..."]]  # a layout a row, by what is counted
 Measured = dict[str, Counts]  # by output
