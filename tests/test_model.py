@@ -1,4 +1,4 @@
-"""Shapes, parameter counts and initial distribution are the experiment's; both convolution forms are the same sum."""
+"""Shapes, parameter counts and initial distribution are the experiment's; all forms of a convolution are one sum."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY
-from imginav_jax import convolutions, model
+from imginav_jax import convolutions, model, target, winograd
 from imginav_jax.model import AutoencoderConfig
 
 
@@ -61,14 +61,14 @@ def brute_force_same(x, kernel):
     return np.einsum("bhwckl,klco->bhwo", windows, kernel)
 
 
-UPSAMPLE = convolutions._upsample, convolutions._upsample_by_phase, brute_force_transposed, 4
-DOWNSAMPLE = convolutions._downsample, convolutions._downsample_by_phase, brute_force_strided, 4
-SAME = convolutions._conv, convolutions._conv_by_columns, brute_force_same, 3
-POINTWISE = convolutions._conv, convolutions._conv_by_columns, brute_force_same, 1
+UPSAMPLE = convolutions.upsample_conv, brute_force_transposed, 4
+DOWNSAMPLE = convolutions.downsample_conv, brute_force_strided, 4
+SAME = convolutions.conv, brute_force_same, 3
+POINTWISE = convolutions.conv, brute_force_same, 1
 
 
 @pytest.mark.parametrize(
-    ("forms", "size", "channels"),
+    ("operation", "size", "channels"),
     [
         # Below and above the size from which the kernel's gradient is taken from one tall image.
         (UPSAMPLE, (6, 8), (3, 5)),
@@ -84,22 +84,67 @@ POINTWISE = convolutions._conv, convolutions._conv_by_columns, brute_force_same,
         (SAME, (32, 6), (5, 3)),
         (POINTWISE, (32, 6), (3, 5)),
         (POINTWISE, (6, 8), (5, 3)),
+        # Enough channels and tiles for Winograd's form.
+        (UPSAMPLE, (16, 32), (64, 65)),
+        (DOWNSAMPLE, (32, 64), (65, 64)),
+        (SAME, (32, 16), (64, 66)),
     ],
 )
-def test_both_forms_agree_with_a_plain_sum_in_value_and_gradient(forms, size, channels):
-    *forms, reference, kernel_size = forms
+def test_the_platforms_forms_agree_with_a_plain_sum_in_value_and_gradient(operation, size, channels):
+    operation, reference, kernel_size = operation
     cin, cout = channels
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, *size, cin))
-    kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, cin, cout))
+    kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, cin, cout)) / kernel_size / cin**0.5
     expected = reference(np.asarray(x, np.float64), np.asarray(kernel, np.float64))
     weights = jax.random.normal(keys[2], expected.shape)
     gradients = []
-    for form in forms:
-        np.testing.assert_allclose(form(x, kernel), expected, rtol=1e-4, atol=1e-4)
-        gradients.append(jax.grad(lambda *args, form=form: (form(*args) * weights).sum(), (0, 1))(x, kernel))
-    for plain, of_the_cpu in zip(*gradients, strict=True):
-        np.testing.assert_allclose(plain, of_the_cpu, rtol=1e-4, atol=1e-3)
+    for platform in ("cpu", "gpu"):
+        with target.compile_for(platform):
+            np.testing.assert_allclose(operation(x, kernel), expected, rtol=1e-5, atol=1e-5)
+            gradients.append(jax.grad(lambda *args: (operation(*args) * weights).sum(), (0, 1))(x, kernel))
+    for of_the_cpu, plain in zip(*gradients, strict=True):
+        np.testing.assert_allclose(of_the_cpu, plain, rtol=1e-4, atol=1e-5 * jnp.abs(plain).max())
+
+
+@pytest.mark.parametrize(
+    ("form", "reference", "kernel_size", "multiple"),
+    [
+        (winograd.conv, brute_force_same, 3, 2),
+        (winograd.downsample, brute_force_strided, 4, 4),
+        (winograd.upsample, brute_force_transposed, 4, 2),
+    ],
+)
+def test_winograds_form_is_the_plain_sum(form, reference, kernel_size, multiple):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, multiple, 3 * multiple, 3))
+    kernel = random.normal(size=(kernel_size, kernel_size, 3, 5))
+    ours = form(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    np.testing.assert_allclose(ours, reference(x, kernel), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape", "kernel_shape", "is_winograd"),
+    [
+        (convolutions.conv, (1, 32, 32, 64), (3, 3, 64, 64), True),
+        (convolutions.conv, (1, 32, 32, 64), (3, 3, 64, 63), False),
+        (convolutions.conv, (1, 32, 30, 64), (3, 3, 64, 64), False),  # too few tiles
+        (convolutions.conv, (1, 33, 32, 64), (3, 3, 64, 64), False),  # no whole tiles
+        (convolutions.conv, (1, 32, 32, 64), (1, 1, 64, 64), False),
+        (convolutions.downsample_conv, (1, 64, 64, 64), (4, 4, 64, 64), True),
+        (convolutions.downsample_conv, (2, 66, 64, 64), (4, 4, 64, 64), False),
+        (convolutions.upsample_conv, (1, 32, 32, 64), (4, 4, 64, 64), True),
+        (convolutions.upsample_conv, (2, 31, 32, 64), (4, 4, 64, 64), False),
+    ],
+)
+def test_winograds_form_is_taken_where_it_pays_and_only_without_gradients(operation, shape, kernel_shape, is_winograd):
+    def products(function, dtype=jnp.float32):
+        arguments = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct(kernel_shape, dtype)
+        return str(jax.make_jaxpr(function)(*arguments)).count("conv_general_dilated[")
+
+    assert (products(operation) > 1) == is_winograd
+    assert products(operation, jnp.bfloat16) == 1
+    assert products(lambda x, kernel: jax.vjp(operation, x, kernel)[0]) == 1
 
 
 def test_initial_parameters_have_pytorchs_bounds():
