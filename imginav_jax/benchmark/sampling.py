@@ -19,9 +19,9 @@ def make_sampler(work: Work, wait: Wait, clock: Clock = time.perf_counter) -> Sa
     """Warms the work up: two calls.
 
     A sample is as many calls as one call's time, taken after the warm-up, asks for; the device is waited for at its
-    end alone, as a training loop would.
+    end alone, as a training loop would.  One more call goes before it: in a loop, the caches and the memory are not as
+    another work has left them.
     """
-    wait(work())
     once = _sample(work, 1, wait, clock)
     calls = min(math.ceil(SAMPLE_SECONDS / once), MOST_CALLS) if once > 0 else MOST_CALLS
     return lambda: _sample(work, calls, wait, clock)
@@ -41,6 +41,7 @@ def take_turns(
 
 def _sample(work: Work, calls: int, wait: Wait, clock: Clock) -> float:
     result = None
+    wait(work())
     start = clock()
     for _ in range(calls):
         result = work()
