@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
 SAMPLE_SECONDS = 0.05  # that a sample lasts at least, roughly: a shorter one would time the dispatch of a call
-MOST_CALLS = 100  # in a sample
+SETTLE_SECONDS = 0.3  # of calls before a sample: in a loop, the caches are warm and no other work's threads still spin
+MOST_CALLS = 100  # in a sample, and before it
 
 _Name = TypeVar("_Name", bound=Hashable)
 Work = Callable[[], Any]  # starts one call, and returns what `Wait` waits for
@@ -16,11 +17,10 @@ Sampler = Callable[[], float]  # takes one sample: seconds a call
 
 
 def make_sampler(work: Work, wait: Wait, clock: Clock = time.perf_counter) -> Sampler:
-    """Warms the work up: two calls.
+    """Warms the work up.
 
     A sample is as many calls as one call's time, taken after the warm-up, asks for; the device is waited for at its
-    end alone, as a training loop would.  One more call goes before it: in a loop, the caches and the memory are not as
-    another work has left them.
+    end alone, as a training loop would.
     """
     once = _sample(work, 1, wait, clock)
     calls = min(math.ceil(SAMPLE_SECONDS / once), MOST_CALLS) if once > 0 else MOST_CALLS
@@ -40,8 +40,11 @@ def take_turns(
 
 
 def _sample(work: Work, calls: int, wait: Wait, clock: Clock) -> float:
-    result = None
-    wait(work())
+    result, start = None, clock()
+    for _ in range(MOST_CALLS):
+        wait(work())
+        if clock() - start >= SETTLE_SECONDS:
+            break
     start = clock()
     for _ in range(calls):
         result = work()

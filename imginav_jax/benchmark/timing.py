@@ -15,7 +15,7 @@ _Name = TypeVar("_Name", bound=Hashable)
 
 
 def warm_up(works: Mapping[_Name, Work]) -> dict[_Name, Sampler]:
-    """The works, ready to be timed; each has been called twice."""
+    """The works, ready to be timed."""
     return {name: sampling.make_sampler(work, jax.block_until_ready) for name, work in works.items()}
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from imginav_jax import atomic, convolutions, model, normalization, steps
+from imginav_jax import atomic, convolutions, direct_convolutions, model, normalization, steps, winograd
 from imginav_jax.datasets import layout_record, palette
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.progress import Progress, logger
@@ -30,8 +30,8 @@ _AHEAD = 32  # layouts that may wait to be counted
 _COUNT_PICTURES, _SNAP = jax.jit(fidelity.count), jax.jit(fidelity.snap)
 # Decides the numbers.
 _PROGRAM = (
-    *(baselines, convolutions, fidelity, layout_record, model, normalization, palette),
-    *(probe, steps, structure, subjects),
+    *(baselines, convolutions, direct_convolutions, fidelity, layout_record, model, normalization, palette),
+    *(probe, steps, structure, subjects, winograd),
 )
 
 Counts = dict[str, Float[np.ndarray, "layouts ..."]]  # a layout a row, by what is counted
