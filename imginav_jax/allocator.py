@@ -5,6 +5,8 @@ By default glibc returns such memory to the system, which hands it out again pag
 
 import ctypes
 import os
+from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,10 +18,19 @@ _SETTINGS = {  # of <malloc.h>
 
 
 def keep_freed_memory() -> None:
-    """Where the CPU computes and glibc allocates; the environment's MALLOC_* and GLIBC_TUNABLES win."""
-    if jax.default_backend() != "cpu" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    """Where there is no GPU and glibc allocates; the environment's MALLOC_* and GLIBC_TUNABLES win.
+
+    Call it before JAX's backend starts: a thread that is there already keeps its own heap.
+    """
+    if _has_gpu() or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, value in _SETTINGS.items():
             mallopt(parameter, value)
+
+
+def _has_gpu() -> bool:
+    """As far as can be told before the backend starts."""
+    config: Any = jax.config  # whose fields no type checker knows
+    return config.jax_platforms != "cpu" and any(Path("/dev").glob("nvidia[0-9]*"))
