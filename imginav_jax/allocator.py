@@ -6,9 +6,6 @@ By default glibc returns such memory to the system, which hands it out again pag
 import ctypes
 import os
 from pathlib import Path
-from typing import Any
-
-import jax
 
 _SETTINGS = {  # of <malloc.h>
     -1: 2**31 - 1,  # M_TRIM_THRESHOLD, bytes: free memory at the end of the heap stays
@@ -20,7 +17,7 @@ _SETTINGS = {  # of <malloc.h>
 def keep_freed_memory() -> None:
     """Where there is no GPU and glibc allocates; the environment's MALLOC_* and GLIBC_TUNABLES win.
 
-    Call it before JAX's backend starts: a thread that is there already keeps its own heap.
+    Call it before NumPy and JAX are imported: a thread that has run already leaves a heap of its own to later ones.
     """
     if _has_gpu() or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
@@ -32,5 +29,4 @@ def keep_freed_memory() -> None:
 
 def _has_gpu() -> bool:
     """As far as can be told before the backend starts."""
-    config: Any = jax.config  # whose fields no type checker knows
-    return config.jax_platforms != "cpu" and any(Path("/dev").glob("nvidia[0-9]*"))
+    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(Path("/dev").glob("nvidia[0-9]*"))

@@ -25,13 +25,15 @@ def main(argv: list[str]) -> None:
     log_to_stdout()
 
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
-    from imginav_jax import allocator, compilation_cache, distributed, train
+    from imginav_jax import allocator
+
+    allocator.keep_freed_memory()
+    from imginav_jax import compilation_cache, distributed, train
 
     try:
         distributed.initialize(_STOP)
         if not distributed.is_primary():
             logger.setLevel(logging.WARNING)
-        allocator.keep_freed_memory()
         compilation_cache.enable()
         train.train(_CONFIG.value, _WORKDIR.value, _STOP)
     except RunError as error:

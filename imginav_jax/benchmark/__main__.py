@@ -81,6 +81,8 @@ def measure_experiment() -> None:
 
     # Imported here: a mistake in the flags is answered at once.
     from imginav_jax import allocator
+
+    allocator.keep_freed_memory()
     from imginav_jax.benchmark import against_torch, measured, scaling, table
     from imginav_jax.compiled import explain_out_of_memory
 
@@ -91,7 +93,6 @@ def measure_experiment() -> None:
     else:
         measure = parts.PARTS[_ONLY.value] if _ONLY.value else parts.measure_steps
     config, rounds = _CONFIG.value, _ROUNDS.value
-    allocator.keep_freed_memory()
     with explain_out_of_memory():
         found = measure(config, rounds)
     conditions = measured.current_conditions(config, rounds)
@@ -109,6 +110,8 @@ def measure_phase() -> None:
       RunError: the device has not enough memory.
     """
     from imginav_jax import allocator
+
+    allocator.keep_freed_memory()
     from imginav_jax.benchmark import phase, results, table
     from imginav_jax.compiled import explain_out_of_memory
 
@@ -116,7 +119,6 @@ def measure_phase() -> None:
     option, name = ("config.phase_dir", _CONFIG.value.phase_dir) if _OUT.value is None else ("--out", _OUT.value)
     out = Path(name).expanduser()
     make_writable(out, option)
-    allocator.keep_freed_memory()
     with explain_out_of_memory():
         found = phase.measure(_CONFIG.value, _ROUNDS.value)
     path = results.save(out, found)

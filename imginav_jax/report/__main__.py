@@ -27,12 +27,14 @@ def main() -> None:
         if next_path is not None and next_path.is_dir():
             raise UserError(f"--write-next-config {next_path} is a folder, expected a file")
         # Imported here: a mistake in the flags is answered at once, and the processes that count start light.
-        from imginav_jax import allocator, compilation_cache
+        from imginav_jax import allocator
+
+        allocator.keep_freed_memory()
+        from imginav_jax import compilation_cache
         from imginav_jax.report import build, next_config, settings, tables
 
         config = settings.load(arguments.config.expanduser())
         paths = [path.expanduser() for path in arguments.paths]
-        allocator.keep_freed_memory()
         compilation_cache.enable()
         report, out = build.build(paths, arguments.out and arguments.out.expanduser(), config)
         width = max(shutil.get_terminal_size().columns, _NARROWEST)
