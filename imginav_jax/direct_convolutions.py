@@ -62,10 +62,9 @@ def kernel_gradient(
     x: Float[Array, "b h w cin"], y: Float[Array, "b h2 w2 cout"], size: int, stride: int = 1
 ) -> Float[Array, "k k cin cout"]:
     """Of `conv`, or with stride 2 of `downsample`, with the input x, for the output gradient y; `size` is k."""
-    padded = _pad(x, (size - stride + 1) // 2)
     if stride == 1 and x.shape[-1] > y.shape[-1]:  # the wider of the two fills the registers
         return _correlate(_pad(y, size // 2), x)[::-1, ::-1].swapaxes(2, 3)
-    return _correlate(padded, y, stride)
+    return _correlate(_pad(x, (size - stride + 1) // 2), y, stride)
 
 
 def _conv(x: Array, kernel: Array, columns: int) -> Array:
