@@ -1,14 +1,16 @@
 """The C library's allocator, told to keep what is freed: a training step takes and frees gigabytes on the CPU.
 
 By default glibc returns such memory to the system, which hands it out again page by page, filled with zeros.
+Here it stays, in huge pages where the system has them for the asking: 512 times fewer addresses to look up.
 """
 
 import ctypes
+import mmap
 import os
 from pathlib import Path
 
 _SETTINGS = {  # of <malloc.h>
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD, bytes: free memory at the end of the heap stays
+    -1: -1,  # M_TRIM_THRESHOLD: free memory at the end of the heap stays, however much it is
     -4: 0,  # M_MMAP_MAX: large blocks come from the heap too
     -8: 1,  # M_ARENA_MAX: of one heap, for that of a thread cannot grow beyond 64 MiB
 }
@@ -17,14 +19,29 @@ _SETTINGS = {  # of <malloc.h>
 def keep_freed_memory() -> None:
     """Where there is no GPU and glibc allocates; the environment's MALLOC_* and GLIBC_TUNABLES win.
 
-    Call it before NumPy and JAX are imported: a thread that has run already leaves a heap of its own to later ones.
+    The package itself calls it for its commands, before NumPy and JAX are imported: a thread that has run already
+    leaves a heap of its own to later ones.
     """
     if _has_gpu() or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
         for parameter, value in _SETTINGS.items():
-            mallopt(parameter, value)
+            libc.mallopt(parameter, value)
+        _ask_for_huge_pages(libc)
+
+
+def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
+    """Grows the heap by addresses alone, for memory is taken when it is first used, and marks them for huge pages."""
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    start = libc.malloc(size)
+    if start:
+        first_page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        libc.madvise(first_page, start + size - first_page, mmap.MADV_HUGEPAGE)
+        libc.free(start)
 
 
 def _has_gpu() -> bool:

@@ -23,7 +23,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imginav_jax import (
-    allocator,
     compilation_cache,
     input_pipeline,
     latent_statistics,
@@ -353,7 +352,6 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     directory, out = (arguments.pop(key).expanduser() for key in ("directory", "out"))
     log_to_stdout()
-    allocator.keep_freed_memory()
     compilation_cache.enable()
     try:
         found = encode(directory, out, **arguments)

@@ -25,9 +25,6 @@ def main(argv: list[str]) -> None:
     log_to_stdout()
 
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
-    from imginav_jax import allocator
-
-    allocator.keep_freed_memory()
     from imginav_jax import compilation_cache, distributed, train
 
     try:

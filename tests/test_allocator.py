@@ -1,15 +1,15 @@
-"""Memory that a program of the CPU has freed is there for its next call."""
+"""Memory that a command has freed on the CPU is there for its next call."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-_PROGRAM = """
-import resource
-from imginav_jax import allocator
-allocator.keep_freed_memory()
-import jax, jax.numpy as jnp
+_COMMAND = """
+import jax, jax.numpy as jnp, resource
 image = jnp.ones((10, 1024, 1024))  # 40 MiB, as what is sorted twice, which is temporary
 step = jax.jit(lambda x: jnp.sort(jnp.sort(x + 1, 2) * 2, 1).sum())
 faults = []
@@ -22,6 +22,12 @@ print(min(faults))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_no_page_is_asked_for_twice():
-    said = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True, text=True).stdout
+def test_a_command_asks_for_no_page_twice(tmp_path: Path):
+    package = tmp_path / "imginav_jax"
+    package.mkdir()
+    for name in ("__init__.py", "allocator.py"):
+        shutil.copy(ROOT / "imginav_jax" / name, package)
+    (package / "command.py").write_text(_COMMAND)
+    start = [sys.executable, "-m", "imginav_jax.command"]
+    said = subprocess.run(start, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert int(said) < 100  # 40 MiB are 10,240 pages

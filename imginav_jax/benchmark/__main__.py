@@ -80,9 +80,6 @@ def measure_experiment() -> None:
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs its share of the card
 
     # Imported here: a mistake in the flags is answered at once.
-    from imginav_jax import allocator
-
-    allocator.keep_freed_memory()
     from imginav_jax.benchmark import against_torch, measured, scaling, table
     from imginav_jax.compiled import explain_out_of_memory
 
@@ -109,9 +106,6 @@ def measure_phase() -> None:
       UserError: the config or the folder cannot be used.
       RunError: the device has not enough memory.
     """
-    from imginav_jax import allocator
-
-    allocator.keep_freed_memory()
     from imginav_jax.benchmark import phase, results, table
     from imginav_jax.compiled import explain_out_of_memory
 

@@ -61,7 +61,8 @@ def measure(config: Config, rounds: int) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         torch_job.save(Path(folder), _make_job(prepared), _arrays(prepared, batch))
         logger.info("Starting PyTorch ...")
-        command = [sys.executable, "-m", "imginav_jax.benchmark.torch_worker", folder]
+        # PyTorch as its users start it: an allocator's setting, though empty, keeps this package's own away.
+        command = ["env", "GLIBC_TUNABLES=", sys.executable, "-m", "imginav_jax.benchmark.torch_worker", folder]
         with turn_process.start("PyTorch's process", command) as process:
             ready = Ready(**process.ready)
             check_losses(loss, ready.loss)

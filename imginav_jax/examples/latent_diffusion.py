@@ -2,7 +2,8 @@
 
 LATENTS is what `imginav_jax.encode` has made as ArrayRecord.  The model is the small U-Net of
 `imginav_jax.diffusion_unet`, trained by flow matching: it shows that the latents are fit for use, and is no product.
-Of the rest of this project it needs the autoencoder alone, for `normalize`, `denormalize` and `decode_heads`.
+Of the rest of this project it needs the autoencoder, for `normalize`, `denormalize` and `decode_heads`, and what the
+compiler must be told on a CPU.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import optax
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Float, UInt8
 
-from imginav_jax import diffusion_unet, evaluate, pictures
+from imginav_jax import diffusion_unet, evaluate, pictures, target
 from imginav_jax.datasets import palette
 from imginav_jax.decode import load_decoder
 from imginav_jax.diffusion_unet import Params
@@ -51,7 +52,7 @@ def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> P
     def loss_fn(params: Params, x: Array, key: Array) -> Array:
         return diffusion_unet.flow_matching_loss(functools.partial(diffusion_unet.velocity, params), x, key)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2), compiler_options=target.compiler_options())
     def step(params: Any, average: Any, state: Any, x: Array, key: Array) -> tuple[Any, Any, Any, Array]:
         loss, grads = jax.value_and_grad(loss_fn)(params, x, key)
         updates, state = optimizer.update(grads, state, params)
@@ -74,7 +75,7 @@ def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> P
 def sample(params: Params, shape: Sequence[int], seed: int) -> Float[np.ndarray, "n h w c"]:
     """Normalised latents: Heun's method from noise back to time 0."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=target.compiler_options())
     def step(x: Array, start: Array, stop: Array) -> Array:
         model, ones = functools.partial(diffusion_unet.velocity, params), jnp.ones(x.shape[0])
         first = model(x, start * ones)

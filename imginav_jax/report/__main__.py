@@ -27,9 +27,6 @@ def main() -> None:
         if next_path is not None and next_path.is_dir():
             raise UserError(f"--write-next-config {next_path} is a folder, expected a file")
         # Imported here: a mistake in the flags is answered at once, and the processes that count start light.
-        from imginav_jax import allocator
-
-        allocator.keep_freed_memory()
         from imginav_jax import compilation_cache
         from imginav_jax.report import build, next_config, settings, tables
 
