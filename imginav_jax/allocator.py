@@ -7,6 +7,7 @@ Here it stays, in huge pages where the system has them for the asking: 512 times
 import ctypes
 import mmap
 import os
+import resource
 from pathlib import Path
 
 _SETTINGS = {  # of <malloc.h>
@@ -14,21 +15,23 @@ _SETTINGS = {  # of <malloc.h>
     -4: 0,  # M_MMAP_MAX: large blocks come from the heap too
     -8: 1,  # M_ARENA_MAX: of one heap, for that of a thread cannot grow beyond 64 MiB
 }
+WINNERS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # the last may bring an allocator that is not glibc's
 
 
 def keep_freed_memory() -> None:
-    """Where there is no GPU and glibc allocates; the environment's MALLOC_* and GLIBC_TUNABLES win.
+    """Where there is no GPU and glibc allocates; the environment's MALLOC_*, GLIBC_TUNABLES and LD_PRELOAD win.
 
     The package itself calls it for its commands, before NumPy and JAX are imported: a thread that has run already
     leaves a heap of its own to later ones.
     """
-    if _has_gpu() or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if _has_gpu() or any(name.startswith(WINNERS) for name in os.environ):
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for parameter, value in _SETTINGS.items():
             libc.mallopt(parameter, value)
-        _ask_for_huge_pages(libc)
+        if _addresses_are_free():
+            _ask_for_huge_pages(libc)
 
 
 def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
@@ -42,6 +45,13 @@ def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
         first_page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         libc.madvise(first_page, start + size - first_page, mmap.MADV_HUGEPAGE)
         libc.free(start)
+
+
+def _addresses_are_free() -> bool:
+    """Whether memory counts when it is used, and not when it is asked for."""
+    overcommit = Path("/proc/sys/vm/overcommit_memory")
+    is_counted = overcommit.exists() and overcommit.read_text().strip() == "2"
+    return not is_counted and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
 def _has_gpu() -> bool:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The same tiny programs are compiled again and again, in this process and in those that it starts, pytest-xdist's too.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# The same tiny programs are compiled again and again, in this process and in those that it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:  # a cache of its own: JAX reads an entry that another process still writes
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
+else:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="imginav_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -2,8 +2,7 @@
 
 LATENTS is what `imginav_jax.encode` has made as ArrayRecord.  The model is the small U-Net of
 `imginav_jax.diffusion_unet`, trained by flow matching: it shows that the latents are fit for use, and is no product.
-Of the rest of this project it needs the autoencoder, for `normalize`, `denormalize` and `decode_heads`, and what the
-compiler must be told on a CPU.
+Of the rest of this project it needs mainly the autoencoder, for `normalize`, `denormalize` and `decode_heads`.
 """
 
 import argparse
