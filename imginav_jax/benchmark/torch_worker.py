@@ -4,8 +4,9 @@ In one process PyTorch's threads and XLA's slow each other down two- to fourfold
 it is asked to: after a line of JSON that says "ready" (a `Ready`) it takes a sample for each line on stdin that names
 one of train, eval and encode, and answers with the seconds a call.  The end of stdin ends it.
 
-Nothing is left out that makes PyTorch fast: channels last, AdamW in one kernel, mixed precision and torch.compile on a
-GPU.  Images as floats and classes as numbers lie ready, while our own steps make them of uint8 images every time.
+PyTorch has what its users can give it: channels last, AdamW in one kernel, mixed precision and torch.compile on a GPU;
+the C library's allocator is left as it is, without our own settings.  Images as floats and classes as numbers lie
+ready, while our own steps make them of uint8 images every time.
 """
 
 import contextlib
