@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 
-from imginav_jax import encode, input_pipeline, model, steps, weights
+from imginav_jax import encode, input_pipeline, model, steps, target, weights
 from imginav_jax.datasets import preparation, synthetic
 from imginav_jax.input_pipeline import LayoutSource
 
@@ -86,7 +86,7 @@ def time_decoding(directory, arguments):
 
 
 def time_device(params, arguments):
-    run = jax.jit(functools.partial(steps.encode, config=CONFIG))
+    run = jax.jit(functools.partial(steps.encode, config=CONFIG), compiler_options=target.compiler_options())
     shape = (arguments.images_a_device, arguments.image_size, arguments.image_size, 3)
     images = jax.random.randint(jax.random.key(1), shape, 0, 256).astype("uint8")
     jax.block_until_ready(run(params, images))
