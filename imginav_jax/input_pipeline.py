@@ -191,7 +191,7 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     try:
         memory = free.pop()  # the latest, of which the processor's cache may still hold some
     except IndexError:
-        memory = mmap.mmap(-1, count)
+        memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     owner = np.frombuffer(memory, np.uint8)  # every view keeps this one alive, and so does JAX
     weakref.finalize(owner, free.append, memory).atexit = False

@@ -19,7 +19,7 @@ def cross_entropy_segmentation(
     XLA turns into slow scatters in the backward pass.
     """
     picked = jnp.where(labels, jax.nn.log_softmax(logits), 0).sum((1, 2, 3))
-    return -picked / jnp.maximum(labels.sum((1, 2, 3)), 1)
+    return -picked / jnp.maximum(labels.any(-1).sum((1, 2)), 1)
 
 
 def cross_entropy_classification(logits: Float[Array, "b types"], types: Int32[Array, " b"]) -> Float[Array, " b"]:

@@ -85,8 +85,8 @@ POINTWISE = convolutions.conv, brute_force_same, 1
         (POINTWISE, (32, 6), (3, 5)),
         (POINTWISE, (6, 8), (5, 3)),
         # Enough channels and tiles for Winograd's form.
-        (UPSAMPLE, (16, 32), (64, 65)),
-        (DOWNSAMPLE, (32, 64), (65, 64)),
+        (UPSAMPLE, (16, 32), (128, 129)),
+        (DOWNSAMPLE, (32, 64), (129, 128)),
         (SAME, (32, 16), (64, 66)),
     ],
 )
@@ -131,10 +131,11 @@ def test_winograds_form_is_the_plain_sum(form, reference, kernel_size, multiple)
         (convolutions.conv, (1, 32, 30, 64), (3, 3, 64, 64), False),  # too few tiles
         (convolutions.conv, (1, 33, 32, 64), (3, 3, 64, 64), False),  # no whole tiles
         (convolutions.conv, (1, 32, 32, 64), (1, 1, 64, 64), False),
-        (convolutions.downsample_conv, (1, 64, 64, 64), (4, 4, 64, 64), True),
-        (convolutions.downsample_conv, (2, 66, 64, 64), (4, 4, 64, 64), False),
-        (convolutions.upsample_conv, (1, 32, 32, 64), (4, 4, 64, 64), True),
-        (convolutions.upsample_conv, (2, 31, 32, 64), (4, 4, 64, 64), False),
+        (convolutions.downsample_conv, (1, 64, 64, 128), (4, 4, 128, 128), True),
+        (convolutions.downsample_conv, (1, 64, 64, 128), (4, 4, 128, 127), False),
+        (convolutions.downsample_conv, (2, 66, 64, 128), (4, 4, 128, 128), False),
+        (convolutions.upsample_conv, (1, 32, 32, 128), (4, 4, 128, 128), True),
+        (convolutions.upsample_conv, (2, 31, 32, 128), (4, 4, 128, 128), False),
     ],
 )
 def test_winograds_form_is_taken_where_it_pays_and_only_without_gradients(operation, shape, kernel_shape, is_winograd):

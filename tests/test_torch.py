@@ -11,6 +11,8 @@ import torch
 from conftest import random_layout
 from imginav_jax import model, optimizer, steps, torch_config, torch_tensors, train_state
 from imginav_jax.batch import Batch
+from imginav_jax.benchmark import torch_worker
+from imginav_jax.benchmark.torch_job import Job
 from imginav_jax.benchmark.torch_twin import HEADS, Twin, compute_loss, make_optimizer, to_torch
 from imginav_jax.datasets import palette
 from imginav_jax.model import ACTIVATIONS, AutoencoderConfig
@@ -89,6 +91,21 @@ def test_outputs_loss_and_every_gradient_agree(downsampling_steps):
     for name, parameter in twin.named_parameters():
         there = parameter.grad.numpy()
         assert np.linalg.norm(found[name] - there) <= 1e-3 * np.linalg.norm(there), name
+
+
+def test_the_rivals_evaluation_finds_what_ours_does():
+    twin, batch = make_twin(base=16), batch_of(1, 32, count=3)
+    config, params = ours_of(twin)
+    ours = jax.jit(functools.partial(steps.eval_step, config=config))(params, batch)
+    job = Job("cpu", "float32", True, 16, 16, 3, 1e-4, 0.01, tuple(steps.LossWeights()))
+    works, _ = torch_worker.make_works(job, {**tensors_of(twin), "images": batch.image, "types": batch.type})
+    loss, confusion, correct = works["eval"]()
+    terms = steps.weigh_losses(jax.tree.map(jnp.mean, ours.losses), steps.LossWeights())
+    assert float(loss) == pytest.approx(float(sum(terms)), rel=1e-5)
+    moved = np.abs(confusion.numpy().reshape(10, 10) - np.asarray(ours.confusion)).sum() / 2  # by rounding
+    assert confusion.sum() == np.asarray(ours.confusion).sum() == batch.image[..., 0].size
+    assert moved <= 1e-3 * batch.image[..., 0].size
+    assert correct.tolist() == np.asarray(ours.room_scene_correct).tolist()
 
 
 @pytest.mark.parametrize("downsampling_steps", EXPERIMENTS)

@@ -4,10 +4,14 @@ Three works take turns, on synthetic layouts of the config's size: the input pip
 batches on the device; decoding alone, of records and of PNG files in memory; and, where PyTorch is installed, a
 DataLoader that opens the PNG files with Pillow, and makes float32 images and class labels of them.  Each process has
 one core.
+
+Records are decoded alone twice: each image over the one before it, which a core's own cache holds, and into batches,
+which lie in memory as those of the pipeline do.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 import time
@@ -27,6 +31,7 @@ from imginav_jax.experiment import Config
 
 _LAYOUTS = 320  # drawn
 _TRAINING_LAYOUTS = 22_000  # of the real data set
+_BATCHES = 6  # about as many as are on their way from the decoder to the end of a step
 _IMAGES = 1024  # about as many are read in a sample, in several epochs
 
 Rates = Mapping[str, float]  # images a second, by work
@@ -37,10 +42,12 @@ class InputRate(NamedTuple):
 
     input_images_per_second_per_core: float
     first_epoch_images_per_second_per_core: float  # before the packed layouts are in memory
-    decode_images_per_second_per_core: float  # of records in memory
+    decode_images_per_second_per_core: float  # of records in memory, each image over the one before
+    batch_decode_images_per_second_per_core: float  # the same, into batches
     png_decode_images_per_second_per_core: float  # of the files that they were made of, in memory, by Pillow
     torch_dataloader_images_per_second_per_core: float | None  # None where PyTorch is missing
     input_to_decode: float
+    input_to_batch_decode: float
     input_to_png_decode: float
     input_to_torch_dataloader: float | None
 
@@ -81,6 +88,7 @@ def render(found: InputRate) -> str:
         ["input pipeline", found.input_images_per_second_per_core, 1.0],
         ["  in its first epoch", found.first_epoch_images_per_second_per_core, None],
         ["decoding its records alone", found.decode_images_per_second_per_core, found.input_to_decode],
+        ["  into batches", found.batch_decode_images_per_second_per_core, found.input_to_batch_decode],
         ["decoding PNG files alone", found.png_decode_images_per_second_per_core, found.input_to_png_decode],
         ["PyTorch's DataLoader, of PNG files", torch, to_torch],
     ]
@@ -102,9 +110,11 @@ def summarize(rounds: Sequence[Rates]) -> InputRate:
         input_images_per_second_per_core=rate("input"),
         first_epoch_images_per_second_per_core=rate("first_epoch"),
         decode_images_per_second_per_core=rate("decode"),
+        batch_decode_images_per_second_per_core=rate("batch_decode"),
         png_decode_images_per_second_per_core=rate("png"),
         torch_dataloader_images_per_second_per_core=rate("torch") if has_torch else None,
         input_to_decode=ratio("decode"),
+        input_to_batch_decode=ratio("batch_decode"),
         input_to_png_decode=ratio("png"),
         input_to_torch_dataloader=ratio("torch") if has_torch else None,
     )
@@ -148,6 +158,7 @@ def _serve_pipeline(
     connection: Connection, directory: Path, files: Sequence[Path], batch_size: int, images: int
 ) -> None:
     import jax
+    import numpy as np
 
     from imginav_jax import input_pipeline
     from imginav_jax.datasets import layout_file, layout_record
@@ -156,6 +167,8 @@ def _serve_pipeline(
     source = input_pipeline.LayoutSource(directory, preparation.TRAIN)
     contents = [source.packed(index).image for index in range(len(source))]
     pngs = [path.read_bytes() for path in files]
+    side = layout_record.side(contents[0])
+    batches = np.empty((_BATCHES * batch_size, side, side, 3), np.uint8)
     passes = max(1, round(images / len(source)))
     # As long as the real training split: Grain's shuffle is slow where there are few elements.
     many = source.restrict(list(range(len(source))) * (_TRAINING_LAYOUTS // len(source)))
@@ -174,12 +187,17 @@ def _serve_pipeline(
             decoder(content)
         return len(contents) / (time.perf_counter() - start)
 
+    def decode_into_batches(contents: Sequence[bytes]) -> float:
+        places = itertools.cycle(batches)
+        return decode(lambda content: layout_record.decode(content, next(places)), contents)
+
     def measure_once() -> Rates:
         fresh = input_pipeline.LayoutSource(directory, preparation.TRAIN)
         first_epoch = read(input_pipeline.eval_dataset(fresh, batch_size))
         return {
             "input": read(training),
             "decode": decode(layout_record.decode, contents * passes),
+            "batch_decode": decode_into_batches(contents * passes),
             "png": decode(layout_file.decode_layout, pngs),
             "first_epoch": first_epoch,
         }

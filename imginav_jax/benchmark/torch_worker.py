@@ -6,7 +6,8 @@ one of train, eval and encode, and answers with the seconds a call.  The end of 
 
 PyTorch has what its users can give it: channels last, AdamW in one kernel, mixed precision and torch.compile on a GPU;
 the C library's allocator is left as it is, without our own settings.  Images as floats and classes as numbers lie
-ready, while our own steps make them of uint8 images every time.
+ready, while our own steps make them of uint8 images every time.  An evaluation finds what ours does: losses, and what
+mIoU and accuracies are counted from.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from imginav_jax.benchmark.sampling import Work, make_sampler
 from imginav_jax.benchmark.torch_job import Job, Ready
 from imginav_jax.datasets import palette
 
-_Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+_Forward = Callable[[Tensor, Tensor, Tensor], Any]
 
 
 def main(folder: Path) -> None:
@@ -38,7 +39,7 @@ def main(folder: Path) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job.allow_tf32
     torch.backends.cudnn.benchmark = True
     works, form = make_works(job, arrays)
-    ready = Ready(form, float(works["eval"]()))
+    ready = Ready(form, float(works["eval"]()[0]))
     samplers = {name: make_sampler(work, _waiter(job)) for name, work in works.items()}
     print(json.dumps(dataclasses.asdict(ready)), file=answers, flush=True)
     for line in sys.stdin:
@@ -70,7 +71,7 @@ def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[
     images, classes, types = (each.to(job.device) for each in inputs)
     optimizer = torch_twin.make_optimizer(twin, job.learning_rate, job.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(job.device, enabled=job.device == "cuda" and job.precision == "float16")
-    loss = compiled(_make_loss(twin, job))
+    loss, score = compiled(_make_loss(twin, job)), compiled(_make_score(twin, job))
     encoder = compiled(twin.encoder)
 
     def train() -> Tensor:
@@ -82,8 +83,9 @@ def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[
         return value
 
     @torch.inference_mode()
-    def evaluate() -> Tensor:
-        return loss(images, classes, types)
+    def evaluate() -> tuple[Tensor, Tensor, Tensor]:
+        value, pairs, correct = score(images, classes, types)
+        return value, torch.bincount(pairs, minlength=palette.NUM_CLASSES**2), correct
 
     @torch.inference_mode()
     def encode() -> Tensor:
@@ -93,12 +95,25 @@ def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[
     return {"train": train, "eval": evaluate, "encode": encode}
 
 
-def _make_loss(twin: torch_twin.Twin, job: Job) -> _Loss:
+def _make_loss(twin: torch_twin.Twin, job: Job) -> _Forward:
     def loss(images: Tensor, classes: Tensor, types: Tensor) -> Tensor:
         with _autocast(job):
             return torch_twin.compute_loss(twin(images), images, classes, types, job.loss_weights)
 
     return loss
+
+
+def _make_score(twin: torch_twin.Twin, job: Job) -> _Forward:
+    """The loss, every pixel's class and the predicted one as a number, and where room and scene are told apart."""
+
+    def score(images: Tensor, classes: Tensor, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with _autocast(job):
+            outputs = twin(images)
+            value = torch_twin.compute_loss(outputs, images, classes, types, job.loss_weights)
+        pairs = classes * palette.NUM_CLASSES + outputs["segmentation"].argmax(1)
+        return value, pairs.flatten(), outputs["classification"].argmax(1) == types
+
+    return score
 
 
 def _autocast(job: Job) -> contextlib.AbstractContextManager[Any]:
