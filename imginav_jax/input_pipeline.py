@@ -191,7 +191,8 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     try:
         memory = free.pop()  # the latest, of which the processor's cache may still hold some
     except IndexError:
-        memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
+        # Private, for shared memory seldom gets huge pages.
+        memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
     owner = np.frombuffer(memory, np.uint8)  # every view keeps this one alive, and so does JAX
     weakref.finalize(owner, free.append, memory).atexit = False

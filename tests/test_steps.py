@@ -213,7 +213,7 @@ def test_one_batch_can_be_learnt_by_heart():
     layouts = [layout for index in range(3) for layout in synthetic.generate_scene(42, index, 128)][:8]
     batch = make_batch([layout.image for layout in layouts], [layout.type == "scene" for layout in layouts])
     config = AutoencoderConfig(latent_channels=16, base_channels=32, downsampling_steps=3)
-    optimizer = make_optimizer(1e-3, 0.01)  # with 2e-3 the losses leap, when depends on the CPU
+    optimizer = make_optimizer(1e-3, 0.01)  # with 2e-3 the losses leap; when, depends on the CPU
     state = jax.jit(lambda key: train_state.create(key, config, optimizer))(jax.random.key(42))
     step = jax.jit(
         functools.partial(steps.train_step, config=config, weights=steps.LossWeights(), optimizer=optimizer),
