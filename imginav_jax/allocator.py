@@ -2,6 +2,10 @@
 
 By default glibc returns such memory to the system, which hands it out again page by page, filled with zeros.
 Here it stays, in huge pages where the system has them for the asking: 512 times fewer addresses to look up.
+
+Every thread has a heap of its own, for threads with one heap wait for each other.  Only the main thread's heap may grow
+beyond 64 MiB, and larger blocks of other threads go back to the system all the same.  So the main thread must start
+the computations: JAX takes their memory where it starts them (`target` tells it so).
 """
 
 import ctypes
@@ -13,21 +17,27 @@ from pathlib import Path
 _SETTINGS = {  # of <malloc.h>
     -1: -1,  # M_TRIM_THRESHOLD: free memory at the end of the heap stays, however much it is
     -4: 0,  # M_MMAP_MAX: large blocks come from the heap too
-    -8: 1,  # M_ARENA_MAX: of one heap, for that of a thread cannot grow beyond 64 MiB
 }
 WINNERS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # the last may bring an allocator that is not glibc's
+_is_keeping = False
+
+
+def is_keeping_freed_memory() -> bool:
+    """Whether `keep_freed_memory` has told the allocator so in this process."""
+    return _is_keeping
 
 
 def keep_freed_memory() -> None:
     """Where there is no GPU and glibc allocates; the environment's MALLOC_*, GLIBC_TUNABLES and LD_PRELOAD win.
 
-    The package itself calls it for its commands, before NumPy and JAX are imported: a thread that has run already
-    leaves a heap of its own to later ones.
+    The package itself calls it for its commands, before NumPy and JAX are imported.
     """
+    global _is_keeping
     if _has_gpu() or any(name.startswith(WINNERS) for name in os.environ):
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
+        _is_keeping = True
         for parameter, value in _SETTINGS.items():
             libc.mallopt(parameter, value)
         if _addresses_are_free():

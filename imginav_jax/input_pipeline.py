@@ -146,13 +146,14 @@ def prefetch(
       sharding: where each array's leading axis goes.
       num_workers: processes that decode, one thread each; 0 decodes in threads of this process.
     """
-    threads = 1 if num_workers else min(_MAX_DECODING_THREADS, len(os.sched_getaffinity(0)))
-    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+    place = functools.partial(_place, sharding)
     if num_workers:
-        options = grain.MultiprocessingOptions(num_workers=num_workers)
-        batches = batches.mp_prefetch(options, worker_init_fn=functools.partial(workers.end_with, os.getpid()))
-    batches = batches.map(functools.partial(_place, sharding))
-    batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_DEVICE_BATCHES)
+        batches = _decode_in_processes(dataset, num_workers).map(place)
+        batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_DEVICE_BATCHES)
+    else:
+        threads = min(_MAX_DECODING_THREADS, len(os.sched_getaffinity(0)))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + _DEVICE_BATCHES)
+        batches = dataset.map(place).to_iter_dataset(options)  # no thread more: handing over costs as much as placing
     with signals.withheld() if num_workers else contextlib.nullcontext():
         iterator: Any = iter(batches)
         first = list(itertools.islice(iterator, 1))  # the workers are started by now
@@ -161,6 +162,12 @@ def prefetch(
         yield from iterator
     finally:
         iterator.close()
+
+
+def _decode_in_processes(dataset: grain.MapDataset[Batch], count: int) -> grain.IterDataset[Batch]:
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    options = grain.MultiprocessingOptions(num_workers=count)
+    return batches.mp_prefetch(options, worker_init_fn=functools.partial(workers.end_with, os.getpid()))
 
 
 def _place(sharding: jax.sharding.Sharding, batch: Batch) -> Batch:

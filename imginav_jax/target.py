@@ -6,6 +6,12 @@ from collections.abc import Iterator
 
 import jax
 
+from imginav_jax import allocator
+
+if allocator.is_keeping_freed_memory():
+    # On the CPU the thread that calls a program starts it too, instead of one whose heap may not grow.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 

@@ -13,15 +13,26 @@ from conftest import ROOT
 from imginav_jax import allocator
 
 _COMMAND = """
-import jax, jax.numpy as jnp, resource
-image = jnp.ones((10, 512, 512))  # 10 MiB, as what is sorted twice, which is temporary
-step = jax.jit(lambda x: jnp.sort(jnp.sort(x + 1, 2) * 2, 1).sum())
+import ctypes, resource, tempfile
+import jax, jax.numpy as jnp
+from imginav_jax import target
+image, wide = jnp.ones((20480, 8)), jnp.ones((8, 1024))
+step = jax.jit(lambda x: jnp.maximum(x @ wide, 0) @ wide.T / 8192)  # a temporary array of 80 MiB
 faults = []
-for _ in range(8):
+for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    jax.block_until_ready(step(image))
+    for _ in range(4):  # each is called before the last one has ended
+        image = step(image)
+    jax.block_until_ready(image)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(min(faults), " hg" in open("/proc/self/smaps").read())
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+with tempfile.NamedTemporaryFile("r") as report:
+    file = ctypes.c_void_p(libc.fopen(report.name.encode(), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    heaps = report.read().count("<heap ")
+print(min(faults), " hg" in open("/proc/self/smaps").read(), heaps)
 """
 
 
@@ -29,14 +40,15 @@ print(min(faults), " hg" in open("/proc/self/smaps").read())
 def test_a_command_asks_for_no_page_twice(tmp_path: Path):
     package = tmp_path / "imginav_jax"
     package.mkdir()
-    for name in ("__init__.py", "allocator.py"):
+    for name in ("__init__.py", "allocator.py", "target.py"):
         shutil.copy(ROOT / "imginav_jax" / name, package)
     (package / "command.py").write_text(_COMMAND)
     start = [sys.executable, "-m", "imginav_jax.command"]
     given = {name: value for name, value in os.environ.items() if not name.startswith(allocator.WINNERS)}
     said = subprocess.run(start, cwd=tmp_path, env=given, check=True, capture_output=True, text=True).stdout
-    faults, has_huge_pages = said.split()
-    assert int(faults) < 100  # 10 MiB are 2,560 pages
+    faults, has_huge_pages, heaps = said.split()
+    assert int(faults) < 1000  # 80 MiB are 20,480 pages
+    assert int(heaps) > 1  # or all threads would wait for each other where they take memory
     assert has_huge_pages == str(Path("/sys/kernel/mm/transparent_hugepage").exists())
 
 
