@@ -117,7 +117,10 @@ def _evaluate_given(run: Run, state: TrainState) -> None:
 
 
 def train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
-    """The steps that are left of this epoch, or those until a signal; metrics are fetched while the next step runs."""
+    """The steps that are left of this epoch, or those until a signal.
+
+    Metrics are fetched a step late, so that a GPU need not wait.
+    """
     config, position = run.config, run.position
     first, end = position.epoch * run.steps_per_epoch, (position.epoch + 1) * run.steps_per_epoch
     start, last_save = time.monotonic() - position.train_seconds, time.monotonic()
