@@ -10,5 +10,9 @@ class Batch(NamedTuple):
 
     image: UInt8[Any, "b size size 3"]  # RGB as stored
     type: Int32[Any, " b"]  # 0 room, 1 scene
-    index: Int32[Any, " b"]  # position in the split, to name a layout
-    mask: Bool[Any, " b"]  # False where the row only pads the last batch of an evaluation
+    index: Int32[Any, " b"]  # position in the split, to name a layout; negative where the row only pads
+
+    @property
+    def mask(self) -> Bool[Any, " b"]:
+        """False where the row only pads the last batch of an evaluation."""
+        return self.index >= 0

@@ -134,9 +134,7 @@ def _abstract_batch(batch_size: int, image_size: int) -> Batch:
     def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
 
-    return Batch(
-        array((image_size, image_size, 3), np.uint8), array((), np.int32), array((), np.int32), array((), bool)
-    )
+    return Batch(array((image_size, image_size, 3), np.uint8), array((), np.int32), array((), np.int32))
 
 
 def _place(tree: Any, sharding: NamedSharding) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Int32
 
 from imginav_jax import checkpoints, evaluate, input_pipeline, model, screen, weights
 from imginav_jax.batch import Batch
@@ -135,7 +136,7 @@ def train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainS
             state, metrics = run.compiled.train(state, batch)
             if pending is not None:
                 _record(run, *pending, progress)
-            pending = metrics, batch
+            pending = metrics, batch.index  # not the images, whose memory the next batch may have
             save = run.agreement.settle(_is_due(config.checkpoint.every_minutes, last_save))
             if run.agreement.is_stopping:
                 break
@@ -154,14 +155,14 @@ def _is_due(every_minutes: float, last_save: float) -> bool:
     return every_minutes > 0 and time.monotonic() - last_save >= 60 * every_minutes
 
 
-def _record(run: Run, metrics: TrainMetrics, batch: Batch, progress: Progress) -> None:
+def _record(run: Run, metrics: TrainMetrics, index: Int32[jax.Array, " b"], progress: Progress) -> None:
     """Counts a step whose metrics have arrived; RunError if they are not finite."""
     values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
     position = run.position
     position.step += 1
     fault = _find_fault(position, values)
     if fault is not None:
-        indices = multihost_utils.process_allgather(batch.index, tiled=True)
+        indices = multihost_utils.process_allgather(index, tiled=True)
         layouts = [run.training.layout_id(int(index)) for index in indices]
         _stop_at(run, position.epoch + 1, fault, layouts, values)
     if not values["skipped"]:

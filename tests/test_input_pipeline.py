@@ -67,8 +67,8 @@ def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):
     batches = list(input_pipeline.prefetch(input_pipeline.eval_dataset(source, 4), SingleDeviceSharding(device)))
     for batch in batches:
         assert isinstance(batch.image, jax.Array)
-        assert (batch.image.dtype, batch.type.dtype, batch.mask.dtype) == (np.uint8, np.int32, np.bool_)
-        for image, index in zip(batch.image, batch.index, strict=True):
+        assert (batch.image.dtype, batch.type.dtype, batch.index.dtype) == (np.uint8, np.int32, np.int32)
+        for image, index in zip(batch.image[batch.mask], batch.index[batch.mask], strict=True):
             stored = layout_record.decode(source[int(index)]["image"])
             np.testing.assert_array_equal(image, stored)
     assert source.layout_id(0).startswith("synthetic_")

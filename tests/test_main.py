@@ -112,7 +112,7 @@ create = functools.partial(train_state.create, config=config, optimizer=adamw)
 rng = np.random.default_rng(0)
 batches = [
     Batch(palette.COLORS[rng.integers(0, 10, (8, 8, 8))], rng.integers(0, 2, 8, dtype=np.int32),
-          np.arange(8, dtype=np.int32), np.arange(8) < 6)
+          np.where(np.arange(8) < 6, np.arange(8), -1).astype(np.int32))
     for _ in range(20)
 ]
 expected = None

@@ -19,12 +19,9 @@ from imginav_jax.optimizer import make_optimizer
 
 def make_batch(images, types=None, mask=None):
     count = len(images)
-    return Batch(
-        np.asarray(images),
-        np.zeros(count, np.int32) if types is None else np.asarray(types, np.int32),
-        np.arange(count, dtype=np.int32),
-        np.ones(count, bool) if mask is None else np.asarray(mask),
-    )
+    types = np.zeros(count) if types is None else np.asarray(types)
+    indices = np.arange(count) if mask is None else np.where(mask, np.arange(count), -1)
+    return Batch(np.asarray(images), types.astype(np.int32), indices.astype(np.int32))
 
 
 def random_batch(count, size=16):

@@ -37,7 +37,7 @@ def ours_of(twin):
 def batch_of(seed, size, count=2):
     images = np.stack([random_layout(size, seed * count + row) for row in range(count)])
     types = np.arange(count, dtype=np.int32) % 2
-    return Batch(images, types, np.arange(count, dtype=np.int32), np.ones(count, bool))
+    return Batch(images, types, np.arange(count, dtype=np.int32))
 
 
 def twin_loss(twin, batch):

@@ -47,7 +47,7 @@ def synthetic_batch(batch_size: int, image_size: int, seed: int) -> Batch:
     layouts = list(itertools.islice(itertools.chain.from_iterable(scenes), batch_size))
     types = np.array([TYPES.index(layout.type) for layout in layouts], np.int32)
     images = np.stack([layout.image for layout in layouts])
-    return jax.device_put(Batch(images, types, np.arange(batch_size, dtype=np.int32), np.ones(batch_size, bool)))
+    return jax.device_put(Batch(images, types, np.arange(batch_size, dtype=np.int32)))
 
 
 def prepare(experiment: Experiment, batch: Batch, names: Collection[str]) -> PreparedAutoencoder:
