@@ -32,7 +32,7 @@ from imginav_jax.experiment import Config
 _LAYOUTS = 320  # drawn
 _TRAINING_LAYOUTS = 22_000  # of the real data set
 _BATCHES = 6  # about as many as are on their way from the decoder to the end of a step
-_IMAGES = 1024  # about as many are read in a sample, in several epochs
+_IMAGES = 4096  # about as many are read in a sample, over and over
 
 Rates = Mapping[str, float]  # images a second, by work
 

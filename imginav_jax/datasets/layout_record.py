@@ -1,34 +1,26 @@
-"""A layout as the prepared data set stores it: four pixels a number, by class, and apart from them what has no class.
+"""A layout as the prepared data set stores it: its distinct chunks of pixels, and which one stands where.
 
-Every pixel comes back exactly.  `python -m imginav_jax.benchmark --only=input` compares it with PNG files.
+Layouts are flat areas of few colours, so that a chunk of 32 bytes is mostly one of a few hundred.  Every pixel comes
+back exactly, whatever its colour.  `python -m imginav_jax.benchmark --only=input` compares it with PNG files.
 """
 
-import functools
-import itertools
+import math
 import struct
 import zlib
 
 import numpy as np
 from jaxtyping import UInt8
 
-from imginav_jax.datasets import palette
-
-_HEADER = struct.Struct("<III")  # pixels a side, pixels off the palette, bytes of the compressed class map
-_TOGETHER = 4  # pixels in a number, which is below 10**4
-_PLACE_VALUES = palette.NUM_CLASSES ** np.arange(_TOGETHER)[::-1]
+_HEADER = struct.Struct("<II")  # pixels a side, distinct chunks
+_CHUNK = 32  # bytes; the longest that NumPy's `take` moves at once
 _LEVEL = 9  # smaller is also faster to decode
 
 
 def encode(pixels: UInt8[np.ndarray, "size size 3"]) -> bytes:
-    """The record of an image with an even side; it holds the palette too."""
-    off_palette = np.flatnonzero(~palette.on_palette(pixels))
-    classes = _classes(pixels).reshape(-1, _TOGETHER)
-    numbers = (classes * _PLACE_VALUES).sum(1).astype("<u2")
-    compressed = zlib.compress(numbers.tobytes(), _LEVEL)
-    colors = pixels.reshape(-1, 3)[off_palette]
-    header = _HEADER.pack(len(pixels), len(off_palette), len(compressed))
-    rest = zlib.compress(off_palette.astype("<u4").tobytes() + colors.tobytes()) if len(off_palette) else b""
-    return header + palette.COLORS.tobytes() + compressed + rest
+    chunks = np.ascontiguousarray(pixels).reshape(-1).view(_chunk_type(len(pixels))).tolist()
+    numbers = {chunk: number for number, chunk in enumerate(dict.fromkeys(chunks))}
+    places = np.array([numbers[chunk] for chunk in chunks], _number_type(len(numbers)))
+    return _HEADER.pack(len(pixels), len(numbers)) + zlib.compress(b"".join(numbers) + places.tobytes(), _LEVEL)
 
 
 def side(content: bytes) -> int:
@@ -44,36 +36,27 @@ def decode(content: bytes, out: UInt8[np.ndarray, "size size 3"] | None = None) 
     Raises:
       ValueError: this is no whole record, or of another size than `out`.
     """
+    size = side(content)
+    _, count = _HEADER.unpack_from(content)
+    chunk, number = _chunk_type(size), _number_type(count)
     try:
-        size, off_palette, length = _HEADER.unpack_from(content)
-        start = _HEADER.size + palette.COLORS.nbytes
-        raw = zlib.decompress(content[start : start + length], bufsize=2 * size**2 // _TOGETHER)
-        rest = zlib.decompress(content[start + length :]) if off_palette else b""
-    except (struct.error, zlib.error) as error:
+        raw = zlib.decompress(memoryview(content)[_HEADER.size :])
+    except zlib.error as error:
         raise ValueError(f"a layout's record is damaged: {error}") from None
+    if len(raw) != count * chunk.itemsize + 3 * size**2 // chunk.itemsize * number.itemsize:
+        raise ValueError(f"a layout's record is damaged: it holds no {count} chunks and {size}x{size} pixels")
     pixels = np.empty((size, size, 3), np.uint8) if out is None else out
-    numbers = np.frombuffer(raw, "<u2")
-    if pixels.shape != (size, size, 3) or len(numbers) * _TOGETHER != size**2 or len(rest) != 7 * off_palette:
-        raise ValueError(f"a layout's record is damaged or not of {len(pixels)}x{len(pixels)} pixels")
-    table = _table(content[_HEADER.size : start])
-    np.take(table, numbers, out=pixels.reshape(-1).view(table.dtype), mode="clip")
-    if off_palette:
-        colors = np.frombuffer(rest, np.uint8, offset=4 * off_palette).reshape(-1, 3)
-        pixels.reshape(-1, 3)[np.frombuffer(rest, "<u4", off_palette)] = colors
+    if pixels.shape != (size, size, 3):
+        raise ValueError(f"a layout's record is of {size}x{size} pixels, not of {len(pixels)}x{len(pixels)} pixels")
+    chunks, places = np.frombuffer(raw, chunk, count), np.frombuffer(raw, number, offset=count * chunk.itemsize)
+    np.take(chunks, places, out=pixels.reshape(-1).view(chunk), mode="clip")
     return pixels
 
 
-def _classes(pixels: UInt8[np.ndarray, "size size 3"]) -> UInt8[np.ndarray, " pixels"]:
-    """0 where there is none."""
-    packed, found = palette.pack(pixels).ravel(), np.zeros(pixels.shape[0] * pixels.shape[1], np.uint8)
-    for number, color in enumerate(palette.pack(palette.COLORS)):
-        found[packed == color] = number
-    return found
+def _chunk_type(size: int) -> np.dtype:
+    """As many bytes of an image as are moved together: 32 where the side is a multiple of 8."""
+    return np.dtype(f"V{math.gcd(3 * size**2, _CHUNK)}")
 
 
-@functools.lru_cache(maxsize=2)
-def _table(colors: bytes) -> np.ndarray:
-    """The bytes of four pixels, by their number."""
-    rows = np.frombuffer(colors, np.uint8).reshape(-1, 3)
-    fours = np.array(list(itertools.product(range(len(rows)), repeat=_TOGETHER)))
-    return np.ascontiguousarray(rows[fours].reshape(-1, 3 * _TOGETHER)).view(f"V{3 * _TOGETHER}").ravel()
+def _number_type(count: int) -> np.dtype:
+    return np.min_scalar_type(count).newbyteorder("<")
