@@ -5,8 +5,8 @@ batches on the device; decoding alone, of records and of PNG files in memory; an
 DataLoader that opens the PNG files with Pillow, and makes float32 images and class labels of them.  Each process has
 one core.
 
-Records are decoded alone twice: each image over the one before it, which a core's own cache holds, and into batches,
-which lie in memory as those of the pipeline do.
+Records are decoded alone twice: each image over the one before it, which a core's own cache holds, and into as many
+batches as a training run has in memory.  One core alone needs fewer at a time, and so the pipeline can be ahead.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def render(found: InputRate) -> str:
         ["input pipeline", found.input_images_per_second_per_core, 1.0],
         ["  in its first epoch", found.first_epoch_images_per_second_per_core, None],
         ["decoding its records alone", found.decode_images_per_second_per_core, found.input_to_decode],
-        ["  into batches", found.batch_decode_images_per_second_per_core, found.input_to_batch_decode],
+        [f"  into {_BATCHES} batches", found.batch_decode_images_per_second_per_core, found.input_to_batch_decode],
         ["decoding PNG files alone", found.png_decode_images_per_second_per_core, found.input_to_png_decode],
         ["PyTorch's DataLoader, of PNG files", torch, to_torch],
     ]
