@@ -14,5 +14,5 @@ class Batch(NamedTuple):
 
     @property
     def mask(self) -> Bool[Any, " b"]:
-        """False where the row only pads the last batch of an evaluation."""
+        """Which rows count."""
         return self.index >= 0

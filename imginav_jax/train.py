@@ -136,7 +136,8 @@ def train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainS
             state, metrics = run.compiled.train(state, batch)
             if pending is not None:
                 _record(run, *pending, progress)
-            pending = metrics, batch.index  # not the images, whose memory the next batch may have
+            pending = metrics, batch.index
+            del batch  # the memory of its images is free for another
             save = run.agreement.settle(_is_due(config.checkpoint.every_minutes, last_save))
             if run.agreement.is_stopping:
                 break

@@ -1,5 +1,7 @@
 """Batches: full and reshuffled for training, every image once for evaluation, uint8 all the way."""
 
+import itertools
+
 import grain
 import jax
 import numpy as np
@@ -53,13 +55,20 @@ def test_the_order_is_grains_own_shuffle_of_every_epoch(source, part):
     assert indices(input_pipeline.train_dataset(source, 4, 3, 42, part)) == expected
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
-def test_evaluation_sees_every_image_once(source, batch_size):
-    seen = []
-    for batch in input_pipeline.eval_dataset(source, batch_size):
-        assert batch.image.shape == (batch_size, 32, 32, 3)
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("batch_size", [2, 4, 6, 64])
+def test_evaluation_sees_every_image_once_and_pads_with_the_last(source, batch_size, processes):
+    last = layout_record.decode(source[len(source) - 1]["image"])
+    parts = [input_pipeline.eval_dataset(source, batch_size, Part(part, processes)) for part in range(processes)]
+    seen, padding = [], 0
+    for batch in itertools.chain.from_iterable(zip(*parts, strict=True)):
+        assert batch.image.shape == (batch_size // processes, 32, 32, 3)
+        assert set(batch.index[~batch.mask].tolist()) <= {-1}
+        assert all(np.array_equal(image, last) for image in batch.image[~batch.mask])
         seen += batch.index[batch.mask].tolist()
+        padding += int((~batch.mask).sum())
     assert seen == list(range(len(source)))
+    assert padding == -len(source) % batch_size
 
 
 def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):

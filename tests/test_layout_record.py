@@ -47,6 +47,10 @@ def test_damage_and_another_size_are_refused():
     for damaged in (b"", content[:5], content[:-3], b"\x10" + content[1:], content[:20] + b"XX" + content[22:]):
         with pytest.raises(ValueError, match="damaged"):
             layout_record.decode(damaged)
+    with pytest.raises(ValueError, match="holds no 0 chunks"):
+        layout_record.decode(bytes([8, 0, 0, 0, 0, 0, 0, 0]) + zlib.compress(bytes(6)))
+    with pytest.raises(ValueError, match="copy"):
+        layout_record.decode(content, np.empty((16, 8, 3), np.uint8)[::2])
     with pytest.raises(ValueError, match="not of 4x4 pixels"):
         layout_record.decode(content, np.empty((4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="cut off"):

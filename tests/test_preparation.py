@@ -10,10 +10,11 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from conftest import ROOT, random_layout
-from imginav_jax.datasets import layout_record, palette, preparation
+from imginav_jax.datasets import imginav_layouts, layout_record, palette, preparation
 from imginav_jax.errors import UserError
 from imginav_jax.input_pipeline import LayoutSource
 
@@ -58,6 +59,18 @@ def test_an_unchanged_manifest_is_reused_and_a_moved_one_too(manifest, tmp_path)
     for path in (*tmp_path.glob("*.png"), manifest):
         (moved / path.name).write_bytes(path.read_bytes())
     assert preparation.prepare(spec(moved / manifest.name), cache).key == first.key
+
+
+def test_packed_another_way_it_is_the_same_data_set_in_another_folder(manifest, tmp_path, monkeypatch):
+    first = preparation.prepare(spec(manifest), tmp_path / "cache")
+    before = snapshot(first.directory)
+    monkeypatch.setattr(imginav_layouts, "VERSION", "9.0.0")
+    monkeypatch.setattr(imginav_layouts.ImginavLayouts, "VERSION", tfds.core.Version("9.0.0"))
+    second = preparation.prepare(spec(manifest), tmp_path / "cache")
+    assert (second.key, second.fingerprint) == (first.key, first.fingerprint)
+    assert second.directory != first.directory
+    assert records(second) == records(first)
+    assert snapshot(first.directory) == before
 
 
 def test_what_changes_the_content_changes_the_key(manifest, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ OFF_PALETTE_LIMIT = 0.02  # share of all pixels
 TRAIN, VALIDATION = "train", "validation"
 
 _T = TypeVar("_T")
+_VERSION = "2.0.0"  # to be raised when the same layouts would give other pixels, another split or other facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class PreparedData:
 
     directory: Path  # for tfds.builder_from_directory
     key: str  # changes with the fingerprint
-    fingerprint: dict[str, Any]  # what decides the records: layouts, palette, size, split, and the builder's version
+    fingerprint: dict[str, Any]  # what decides pixels, split and facts: layouts, palette, size, seed
     manifest: Path
     synthetic: bool
     skipped_empty: int
@@ -85,7 +86,7 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
         layouts = _read_layouts(manifest, spec.image_size)
         fingerprint = _fingerprint(spec, layouts)
         key = _digest(fingerprint)
-        _build_once(cache_dir / key, lambda folder: _build(spec, manifest, layouts, key, folder))
+        _build_once(_folder(cache_dir, key), lambda folder: _build(spec, manifest, layouts, key, folder))
     except OSError as error:
         raise UserError(f"cannot prepare the data set in {cache_dir} (data.cache_dir): {error}") from None
     builder_dir = prepared_directory(cache_dir, key)
@@ -104,7 +105,12 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
 
 def prepared_directory(cache_dir: Path, key: str) -> Path:
     """Where a data set of this key is once it is prepared, for tfds.builder_from_directory."""
-    return cache_dir / key / "imginav_layouts" / imginav_layouts.VERSION
+    return _folder(cache_dir, key) / "imginav_layouts" / imginav_layouts.VERSION
+
+
+def _folder(cache_dir: Path, key: str) -> Path:
+    """Packed another way, the same data set is another folder beside it."""
+    return cache_dir / f"{key}-v{imginav_layouts.VERSION}"
 
 
 def _draw_synthetic(spec: DataSpec, cache_dir: Path) -> Path:
@@ -167,7 +173,7 @@ def _inspect(row: Row, image_size: int) -> layout_file.Pixels:
 
 
 def _fingerprint(spec: DataSpec, layouts: Sequence[Layout]) -> dict[str, Any]:
-    """Changes whenever the prepared records would; paths are not part of it."""
+    """Changes whenever pixels, split or facts would; paths and how pixels are packed are not part of it."""
     rows = [(layout.row.scene_id, layout.row.type, layout.row.room_id, layout.digest) for layout in layouts]
     return {
         "data.kind": "synthetic" if spec.manifest is None else "manifest",
@@ -176,7 +182,7 @@ def _fingerprint(spec: DataSpec, layouts: Sequence[Layout]) -> dict[str, Any]:
         "data.image_size": spec.image_size,
         "data.validation_fraction": spec.validation_fraction,
         "data.seed": spec.seed,
-        "data.version": imginav_layouts.VERSION,
+        "data.version": _VERSION,
     }
 
 
