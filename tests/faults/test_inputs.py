@@ -10,6 +10,7 @@ from PIL import Image
 
 from conftest import random_layout
 from imginav_jax import checkpoints
+from imginav_jax.datasets.imginav_layouts import VERSION
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_two_jobs_at_once(place, counted, tmp_path):
     jobs = [each.start(num_epochs=1) for each in (place, other)]
     outputs = [job.communicate(timeout=300)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], outputs
-    assert len([each for each in place.cache.iterdir() if len(each.name) == 16]) == 1
+    assert len(list(place.cache.glob(f"*-v{VERSION}"))) == 1
     assert place.end_state() == other.end_state()
     counted(1)
 

@@ -63,11 +63,11 @@ def test_killed_while_preparing(place, whole, counted, tmp_path):
     place.cache = tmp_path / "cache"
     code, _ = place.run("kill:prepare:2")
     assert code == -signal.SIGKILL
-    assert not [each for each in place.cache.iterdir() if len(each.name) == 16], "no data set has its name yet"
+    assert not list(place.cache.glob(f"*-v{VERSION}")), "no data set has its name yet"
     code, output = place.run()
     assert code == 0, output
     assert place.end_state() == whole.end_state()
-    (built,) = (each for each in place.cache.iterdir() if len(each.name) == 16)
+    (built,) = place.cache.glob(f"*-v{VERSION}")
     clean = whole.cache / built.name
     for split in (preparation.TRAIN, preparation.VALIDATION):
         found, expected = (LayoutSource(each / "imginav_layouts" / VERSION, split) for each in (built, clean))
