@@ -55,8 +55,7 @@ def test_the_order_is_grains_own_shuffle_of_every_epoch(source, part):
     assert indices(input_pipeline.train_dataset(source, 4, 3, 42, part)) == expected
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("batch_size", [2, 4, 6, 64])
+@pytest.mark.parametrize(("batch_size", "processes"), [(1, 1), (4, 1), (7, 1), (64, 1), (2, 2), (6, 2), (64, 2)])
 def test_evaluation_sees_every_image_once_and_pads_with_the_last(source, batch_size, processes):
     last = layout_record.decode(source[len(source) - 1]["image"])
     parts = [input_pipeline.eval_dataset(source, batch_size, Part(part, processes)) for part in range(processes)]
@@ -77,7 +76,7 @@ def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):
     for batch in batches:
         assert isinstance(batch.image, jax.Array)
         assert (batch.image.dtype, batch.type.dtype, batch.index.dtype) == (np.uint8, np.int32, np.int32)
-        for image, index in zip(batch.image[batch.mask], batch.index[batch.mask], strict=True):
+        for image, index in zip(batch.image, batch.index, strict=True):  # -1 is the last layout, which pads
             stored = layout_record.decode(source[int(index)]["image"])
             np.testing.assert_array_equal(image, stored)
     assert source.layout_id(0).startswith("synthetic_")
