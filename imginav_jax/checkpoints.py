@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 from orbax.checkpoint.options import AsyncOptions
 
 from imginav_jax import atomic
 from imginav_jax.errors import RunError, UserError
 
 _STATE = "state"
+_INDEX = "manifest.ocdbt"  # of the arrays; Orbax restores by it
 _RECORD = "checkpoint.json"
 _DAMAGED = "damaged_checkpoints"
 _MIB = 2**20
@@ -194,6 +196,7 @@ class Checkpoints:
             return
         step, text = self._saving
         (path,) = self._directory.glob(f"{step}.orbax-checkpoint-tmp*")
+        _require_whole_index(path / _STATE)
         atomic.write(path / _RECORD, _make_record(text, _checksums(path)))
 
     @contextlib.contextmanager
@@ -228,6 +231,17 @@ def _checksums(path: Path) -> dict[str, str]:
     return {str(each.relative_to(path)): _sha256(each) for each in files}
 
 
+def _require_whole_index(state: Path) -> None:
+    """OSError where the index that was written lacks an array: it could never be restored, whatever its checksums."""
+    tree = json.loads((state / "_METADATA").read_text())["tree_metadata"].values()
+    saved = [each for each in tree if each["value_metadata"]["value_type"] != "None"]
+    names = {".".join(key["key"] for key in each["key_metadata"]) for each in saved}
+    index = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{state}/"}}).result()
+    missing = sorted(names - {key.decode().removesuffix("/.zarray") for key in index.list().result()})
+    if missing:
+        raise OSError(f"its index lacks {missing[0]} and {len(missing) - 1} more of {len(names)} arrays")
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -253,6 +267,8 @@ def _verified_record(path: Path) -> dict[str, Any]:
         is_sound = False
     if not is_sound:
         raise _DamagedError(f"{_RECORD} is damaged")
+    if f"{_STATE}/{_INDEX}" not in record["files"]:
+        raise _DamagedError(f"it was saved without {_INDEX}")
     for name, checksum in record["files"].items():
         try:
             found = _sha256(path / name)

@@ -1,8 +1,8 @@
 """Encodes a run's data set for a latent diffusion model: `python -m imginav_jax.encode WORKDIR --out DIR`.
 
-DIR appears when it is complete; until then the work is in DIR.partial, and the same command goes on from there.  It
-may be started several times at once, on one or several machines that share the folder: each shard is encoded by one of
-them.
+DIR appears when it is complete; until then the work is in DIR.partial, and the same command goes on from there.  With
+--share it may be started several times at once, on one or several machines that share the folder: each shard is encoded
+by one of them.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +27,7 @@ from imginav_jax import (
     latent_statistics,
     latents,
     outputs,
+    ownership,
     steps,
     target,
     trained_run,
@@ -41,6 +41,7 @@ from imginav_jax.errors import RunError, UserError
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.latent_statistics import LatentStatistics, Summary
 from imginav_jax.latents import Description, Example, Shard
+from imginav_jax.ownership import InUseError, Ownership, own_folder
 from imginav_jax.progress import Progress, log_to_stdout, logger
 from imginav_jax.trained_run import TrainedRun
 
@@ -57,6 +58,7 @@ class _Job:
     run: TrainedRun
     mesh: Mesh
     batch_size: int
+    is_shared: bool  # with other processes
 
     @property
     def partial(self) -> Path:
@@ -69,12 +71,12 @@ class _Job:
     def is_done(self, shard: Shard) -> bool:
         return self.record(shard).exists() or self.out.exists()  # in this order: another process may finish meanwhile
 
-    def lock_shard(self, shard: Shard) -> filelock.BaseFileLock:
-        return filelock.FileLock(self.partial / _PROGRESS / f"{shard.name}.lock", thread_local=False)
+    def own_for_all(self) -> contextlib.AbstractContextManager[object]:
+        """For what one process does for those that share the work."""
+        return own_folder(self.out, "--out", wait=True) if self.is_shared else contextlib.nullcontext()
 
-    def lock(self) -> filelock.BaseFileLock:
-        """For what one process does for all; beside the folders, which come and go."""
-        return filelock.FileLock(self.out.with_name(f".{self.out.name}.lock"))
+    def own_shard(self, shard: Shard) -> contextlib.AbstractContextManager[Ownership]:
+        return ownership.own(self.partial / _PROGRESS / f"{shard.name}.lock", f"{shard.name} of --out {self.out}")
 
 
 class _Piece(NamedTuple):
@@ -82,7 +84,7 @@ class _Piece(NamedTuple):
 
     shard: Shard
     writer: latents.ShardWriter
-    lock: filelock.BaseFileLock
+    claim: contextlib.ExitStack  # the shard is this process's until it is closed
     summaries: list[Summary]  # of the shard so far
     batch: Batch
     made: Any  # latents and summaries, on the device
@@ -101,6 +103,7 @@ def encode(
     root: str | None = None,
     cache_dir: str | None = None,
     image_size: int | None = None,
+    share: bool = False,
 ) -> LatentStatistics | None:
     """Writes the latents of both splits and the statistics of the training split; None if other processes are at it.
 
@@ -112,40 +115,43 @@ def encode(
       images_a_device: a batch.
       shard_examples: in a file; what an interruption can lose.
       manifest, root, cache_dir, image_size: as of the config's `data`; default: the run's.
+      share: the shards with other processes that are told so too; else this process must be the only one.
 
     Raises:
+      InUseError: another process is at it, and the work is not shared.
       UserError: something given cannot be used or written, or `out` holds something else.
       RunError: a latent is not finite.
     """
-    run = trained_run.load(directory, image_size)
-    data = run.prepare_data(manifest, root, cache_dir)
-    sources = {split: LayoutSource(data.directory, split) for split in latents.SPLITS}
-    description = Description(
-        checkpoint=str(directory.absolute()),
-        digest=weights.digest(run.weights.params),
-        step=run.weights.step,
-        data_kind=data.kind,
-        data_key=data.key,
-        image_size=run.image_size,
-        latent_shape=run.weights.config.latent_shape(run.image_size),
-        dtype=dtype,
-        format=format,
-        examples={split: len(source) for split, source in sources.items()},
-        shard_examples=shard_examples,
-    )
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    job = _Job(description, out, sources, run, mesh, images_a_device * mesh.size)
-    try:
-        if _is_finished(job):
-            logger.info("%s has been encoded already. Nothing was changed.", out)
-        else:
-            _open(job)
-            _encode_shards(job)
-            if not _finish(job, data):
-                return None
-        return _store_with_checkpoint(job)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error}") from None
+    with contextlib.nullcontext() if share or out.exists() else own_folder(out, "--out"):
+        run = trained_run.load(directory, image_size)
+        data = run.prepare_data(manifest, root, cache_dir)
+        sources = {split: LayoutSource(data.directory, split) for split in latents.SPLITS}
+        description = Description(
+            checkpoint=str(directory.absolute()),
+            digest=weights.digest(run.weights.params),
+            step=run.weights.step,
+            data_kind=data.kind,
+            data_key=data.key,
+            image_size=run.image_size,
+            latent_shape=run.weights.config.latent_shape(run.image_size),
+            dtype=dtype,
+            format=format,
+            examples={split: len(source) for split, source in sources.items()},
+            shard_examples=shard_examples,
+        )
+        mesh = Mesh(np.array(jax.local_devices()), ("data",))
+        job = _Job(description, out, sources, run, mesh, images_a_device * mesh.size, share)
+        try:
+            if _is_finished(job):
+                logger.info("%s has been encoded already. Nothing was changed.", out)
+            else:
+                _open(job)
+                _encode_shards(job)
+                if not _finish(job, data):
+                    return None
+            return _store_with_checkpoint(job)
+        except OSError as error:
+            raise UserError(f"{out} cannot be written: {error}") from None
 
 
 def _is_finished(job: _Job) -> bool:
@@ -160,7 +166,7 @@ def _is_finished(job: _Job) -> bool:
 def _open(job: _Job) -> None:
     """The folder to work in, new or that of an earlier job with the same settings."""
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    with job.lock():
+    with job.own_for_all():
         if job.out.exists():  # by now
             return
         (job.partial / _PROGRESS).mkdir(parents=True, exist_ok=True)
@@ -197,10 +203,10 @@ def _dispatch(job: _Job, shards: list[Shard], held: contextlib.ExitStack) -> Ite
     """The batches of every shard that is free, running on the devices; `held` frees its shards if the job fails."""
     run_batch = _compile(job)
     for shard in shards:
-        lock = job.lock_shard(shard)
-        if not _claim(job, shard, lock):
+        claim = _claim(job, shard)
+        if claim is None:
             continue
-        held.callback(lock.release)
+        held.callback(claim.close)
         writer = latents.open_shard(job.partial, job.description, shard)
         source = job.sources[shard.split].restrict(range(shard.start, shard.stop))
         dataset = input_pipeline.eval_dataset(source, job.batch_size)
@@ -208,25 +214,28 @@ def _dispatch(job: _Job, shards: list[Shard], held: contextlib.ExitStack) -> Ite
         batches = input_pipeline.prefetch(dataset, batch_sharding(job.mesh))
         for index, batch in enumerate(batches):
             made = run_batch(batch.image)
-            yield _Piece(shard, writer, lock, summaries, batch, made, index == len(dataset) - 1)
+            yield _Piece(shard, writer, claim, summaries, batch, made, index == len(dataset) - 1)
 
 
-def _claim(job: _Job, shard: Shard, lock: filelock.BaseFileLock) -> bool:
-    """False where the shard is whole or another process is at it."""
+def _claim(job: _Job, shard: Shard) -> contextlib.ExitStack | None:
+    """What gives the shard back; None where it is whole or another process is at it."""
     if job.is_done(shard):
-        return False
+        return None
+    claim = contextlib.ExitStack()
     try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        return False
-    except OSError:
+        claim.enter_context(job.own_shard(shard))
+    except InUseError:
+        if not job.is_shared:
+            raise
+        return None
+    except UserError:
         if job.out.exists():  # the last process has moved the folder away
-            return False
+            return None
         raise
     if job.is_done(shard):  # by now
-        lock.release()
-        return False
-    return True
+        claim.close()
+        return None
+    return claim
 
 
 def _compile(job: _Job) -> Any:
@@ -268,7 +277,7 @@ def _write(job: _Job, piece: _Piece, batch: Batch, values: np.ndarray, summary: 
         merged = latent_statistics.merge(latent_statistics.concatenate(piece.summaries))
         stored = {**piece.writer.close(), "summary": latent_statistics.dump_summary(merged)}
         outputs.write_json(job.record(piece.shard), stored)
-        piece.lock.release()
+        piece.claim.close()
 
 
 def _check_range(source: LayoutSource, batch: Batch, summary: Summary, dtype: str) -> None:
@@ -286,7 +295,7 @@ def _finish(job: _Job, data: PreparedData) -> bool:
     shards = latents.plan_shards(job.description)
     if job.out.exists():
         return True
-    with job.lock():
+    with job.own_for_all():
         if job.out.exists():
             return True
         if not all(job.record(shard).exists() for shard in shards):
@@ -345,6 +354,7 @@ def main() -> None:
     parser.add_argument("--format", choices=latents.FORMATS, default="array_record", help="default: array_record")
     parser.add_argument("--images_a_device", type=_positive, default=IMAGES_A_DEVICE, help="in a batch")
     parser.add_argument("--shard_examples", type=_positive, default=SHARD_EXAMPLES, help="in a file")
+    parser.add_argument("--share", action="store_true", help="the work with other processes that are started so")
     parser.add_argument("--manifest", help="a layouts.csv; default: the run's")
     parser.add_argument("--root", help="folder that no layout path may leave")
     parser.add_argument("--cache_dir", help="where prepared data sets live; default: the run's")

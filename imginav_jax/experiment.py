@@ -12,6 +12,7 @@ from typing import Any
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.errors import UserError
 from imginav_jax.model import MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderConfig
+from imginav_jax.outputs import run_name
 from imginav_jax.steps import LossWeights
 
 Config = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
@@ -30,7 +31,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        return _name(self.config)
+        return run_name(self.config)
 
     def starting_from(self, given: AutoencoderConfig) -> "Experiment":
         """The same experiment with the architecture of given weights, which must have the config's sizes.
@@ -99,15 +100,6 @@ def from_config(config: Config) -> Experiment:
         DataSpec(data.manifest, data.root, data.image_size, data.synthetic_size, data.validation_fraction, data.seed),
         Path(data.cache_dir).expanduser(),
     )
-
-
-def _name(config: Config) -> str:
-    try:
-        return config.name.format(**config.model)
-    except (KeyError, IndexError, ValueError):
-        raise UserError(
-            f"config.name is {config.name!r}, expected no braces but those around a field of model"
-        ) from None
 
 
 def _require(condition: bool, key: str, value: object, expected: str) -> None:
@@ -182,6 +174,6 @@ def _check_choices(config: Config) -> None:
     _require(workers <= cores, "data.num_workers", workers, f"at most {cores}, the cores of this job")
     for key in ("seed", "data.seed"):
         _require(_lookup(config, key) < 2**32, key, _lookup(config, key), "less than 2**32")
-    _require(_name(config).strip(".") != "" and "/" not in _name(config), "name", repr(config.name), "a file name")
+    run_name(config)
     if config.data.root is not None:
         _require(config.data.manifest is not None, "data.root", config.data.root, "a data.manifest with it")

@@ -1,14 +1,18 @@
 """The command line: `python -m imginav_jax.main --config=configs/phase1_2.py:R1`."""
 
+import contextlib
 import functools
 import logging
+import os
 import sys
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from imginav_jax import command_line
+from imginav_jax import command_line, outputs
 from imginav_jax.errors import RunError
+from imginav_jax.log_file import LogFile
+from imginav_jax.ownership import Ownership
 from imginav_jax.progress import log_to_stdout, logger
 from imginav_jax.signals import Interrupted, Stop
 
@@ -23,18 +27,29 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unknown argument {argv[1]}; options are --config, --workdir and --config.KEY=VALUE")
     log_to_stdout()
+    try:
+        with LogFile() as log, _own_workdir() as owner:
+            _train(log, owner)
+    except RunError as error:
+        sys.exit(f"error: {error}")
 
+
+def _own_workdir() -> contextlib.AbstractContextManager[Ownership | None]:
+    """Before anything slow is imported, so that a second start of a run ends at once; one process of a run does it."""
+    if os.environ.get("IMGINAV_PROCESS", "0") not in ("", "0"):
+        return contextlib.nullcontext()
+    return outputs.locate(_CONFIG.value, _WORKDIR.value).own()
+
+
+def _train(log: LogFile, owner: Ownership | None) -> None:
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
     from imginav_jax import compilation_cache, distributed, train
 
-    try:
-        distributed.initialize(_STOP)
-        if not distributed.is_primary():
-            logger.setLevel(logging.WARNING)
-        compilation_cache.enable()
-        train.train(_CONFIG.value, _WORKDIR.value, _STOP)
-    except RunError as error:
-        sys.exit(f"error: {error}")
+    distributed.initialize(_STOP)
+    if not distributed.is_primary():
+        logger.setLevel(logging.WARNING)
+    compilation_cache.enable()
+    train.train(_CONFIG.value, _WORKDIR.value, _STOP, log, owner)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, render(rows))
+
+
+def render(rows: Sequence[Mapping[str, object]]) -> bytes:
+    """Returns the file's content; the first row names the columns."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    atomic.write(path, text.getvalue().encode())
+    return text.getvalue().encode()

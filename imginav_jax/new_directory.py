@@ -2,12 +2,30 @@
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from imginav_jax.errors import RunError, UserError
+
+_PATTERN = re.compile(r"[*?\[\\]|:/")
+
+
+def expand_user(path: str | Path) -> Path:
+    """Returns the path with the home folder in the place of its ~; where there is none, the ~ is a name like others."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def require_literal(path: Path, option: str) -> None:
+    """UserError where Orbax would take the path for a pattern, and not find, or find elsewhere, what it has written."""
+    found = _PATTERN.search(str(path.absolute()))
+    if found:
+        raise UserError(
+            f"{option} {path.absolute()} holds {found[0]}, and checkpoints cannot be kept there; "
+            "choose a path without * ? [ \\ and :/"
+        )
 
 
 def check_is_new(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Where a run writes, and whose run a workdir holds."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -11,6 +12,8 @@ from PIL import Image
 
 from imginav_jax import atomic
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import expand_user, require_literal
+from imginav_jax.ownership import Ownership, own_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,14 @@ class Outputs:
     @property
     def folders(self) -> tuple[Path, Path]:
         return self.workdir, self.phase_dir
+
+    @property
+    def log(self) -> Path:
+        return self.workdir / f"{self.name}.log"
+
+    def own(self) -> contextlib.AbstractContextManager[Ownership]:
+        """Keeps other processes out of the workdir while inside; see `ownership.own` for what it raises."""
+        return own_folder(self.workdir, "--workdir")
 
     def metrics_csv(self, folder: Path) -> Path:
         return folder / f"{self.name}_metrics.csv"
@@ -79,6 +90,31 @@ class Outputs:
                 write_json(self.experiment_json(folder), description)
             except OSError as error:
                 raise UserError(f"{folder} cannot be written: {error}") from None
+
+
+def locate(config: Any, workdir: str | None) -> Outputs:
+    """Returns where the run of a config writes; `workdir` is experiments/phase1/{name} where it is None.
+
+    Raises:
+      UserError: the name or the workdir cannot be used.
+    """
+    name = run_name(config)
+    folder = expand_user(workdir or f"experiments/phase1/{name}")
+    require_literal(folder, "--workdir")
+    return Outputs(name, folder, expand_user(config.phase_dir))
+
+
+def run_name(config: Any) -> str:
+    """Returns the config's name with the fields of its model filled in. UserError where it is no file name."""
+    try:
+        name = config.name.format(**config.model)
+    except (KeyError, IndexError, ValueError):
+        raise UserError(
+            f"config.name is {config.name!r}, expected no braces but those around a field of model"
+        ) from None
+    if not name.strip(".") or "/" in name:
+        raise UserError(f"config.name is {config.name!r}, expected a file name")
+    return name
 
 
 def compare_fingerprints(place: str, found: dict[str, Any], expected: dict[str, Any]) -> None:

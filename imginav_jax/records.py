@@ -1,8 +1,9 @@
 """What a run leaves for people: CSV rows, TensorBoard, pictures, the summary; in the workdir and the phase folder."""
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imginav_jax import evaluate, metrics_csv
+from imginav_jax.errors import UserError
 from imginav_jax.evaluate import Evaluation
-from imginav_jax.outputs import Outputs, write_json, write_picture
+from imginav_jax.outputs import Outputs, read_json, write_json, write_picture
 from imginav_jax.progress import logger
 from imginav_jax.steps import LossWeights, Reconstruction, TrainMetrics, weigh_losses
 
@@ -138,6 +140,28 @@ class OptionalWriter:
         except Exception as error:  # whatever TensorFlow or the file system came up with
             self._failed = True
             logger.warning("TensorBoard's events cannot be written: %s. The run goes on without.", error)
+
+
+def summarize(rows: Sequence[Row], best_epoch: int, num_epochs: int) -> dict[str, Any]:
+    """Returns what the end of a run says of its epochs; `num_epochs`: that it was to train."""
+    epochs = rows[-1]["epoch"]
+    best = next(row for row in rows if row["epoch"] == best_epoch)
+    return {"epochs": epochs, "stopped_early": epochs < num_epochs, "best_epoch": best}
+
+
+def are_recorded(outputs: Outputs, rows: Sequence[Row], summary: Mapping[str, Any]) -> bool:
+    """Returns whether both folders hold the CSV of these rows and a summary that says this."""
+    text = json.dumps(summary, sort_keys=True)  # NaN is equal to itself in it
+    for folder in outputs.folders:
+        try:
+            found = read_json(outputs.summary_json(folder))
+            table = outputs.metrics_csv(folder).read_bytes()
+        except (UserError, OSError):
+            return False
+        stored = json.dumps({key: found.get(key) for key in summary}, sort_keys=True)
+        if table != metrics_csv.render(rows) or stored != text:
+            return False
+    return True
 
 
 def make_row(

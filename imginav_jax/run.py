@@ -32,9 +32,11 @@ from imginav_jax.early_stopping import EarlyStopping
 from imginav_jax.errors import UserError
 from imginav_jax.experiment import Config, Experiment
 from imginav_jax.input_pipeline import LayoutSource, Part
+from imginav_jax.log_file import LogFile
 from imginav_jax.optimizer import make_optimizer
-from imginav_jax.outputs import Outputs, compare_fingerprints, read_json
-from imginav_jax.records import OptionalWriter, Records, Row
+from imginav_jax.outputs import Outputs, compare_fingerprints, locate
+from imginav_jax.ownership import Ownership
+from imginav_jax.records import OptionalWriter, Records, Row, are_recorded, summarize
 from imginav_jax.signals import Stop
 from imginav_jax.train_state import TrainState
 from imginav_jax.weights import Weights
@@ -66,6 +68,7 @@ class Run:
     compiled: CompiledSteps
     records: Records
     checkpoints: Checkpoints
+    owner: Ownership | None  # of the workdir; None where another process of the run has it
     position: Position
     stopping: EarlyStopping
     agreement: Agreement
@@ -85,14 +88,23 @@ class Run:
         """This process's rows of every batch."""
         return Part(jax.process_index(), jax.process_count())
 
+    def check_owned(self) -> None:
+        """Raises RunError where another process has taken the workdir over."""
+        if self.owner is not None:
+            self.owner.check()
+
     @property
     def is_over(self) -> bool:
         return _is_over(self.config, self.position, self.stopping)
 
     def start_state(self) -> TrainState:
-        """The latest checkpoint's, or the given weights', or a fresh one, on its devices."""
+        """Returns the latest checkpoint's state, or the given weights', or a fresh one, on its devices.
+
+        Raises:
+          UserError: the checkpoint that the run goes on from is gone or cannot be restored.
+        """
         abstract, position = self.compiled.abstract_state, self.position
-        if self.checkpoints.has(position.step):
+        if position.step or self.checkpoints.has(position.step):  # never fresh weights in the middle of a run
             screen.say_resumed(position.step, position.epoch)
             return checkpoints.restore(self.records.outputs.checkpoints, position.step, abstract)
         state = self.compiled.create(jax.random.key(self.config.seed))
@@ -103,7 +115,13 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | None]:
+def open_run(
+    config: Config,
+    workdir: str | None,
+    stop: Stop,
+    log: LogFile | None = None,
+    owner: Ownership | None = None,
+) -> Iterator[Run | None]:
     """Checks everything, prepares the data, compiles; None where the run has finished already.
 
     Raises:
@@ -111,8 +129,18 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
       RunError: the last save failed.
     """
     exp = experiment.from_config(config)
-    workdir = workdir or f"experiments/phase1/{exp.name}"
-    outputs = Outputs(exp.name, Path(workdir).expanduser(), Path(config.phase_dir).expanduser())
+    outputs = locate(config, workdir)
+    with contextlib.ExitStack() as held:
+        if owner is None and distributed.is_primary():
+            owner = held.enter_context(outputs.own())
+        yield held.enter_context(_open_owned(exp, outputs, owner, stop, log))
+
+
+@contextlib.contextmanager
+def _open_owned(
+    exp: Experiment, outputs: Outputs, owner: Ownership | None, stop: Stop, log: LogFile | None
+) -> Iterator[Run | None]:
+    config = exp.config
     outputs.check_writable()
     card = cards.find()
     cards.check_cudnn(card.name, cards.cudnn_version())
@@ -125,7 +153,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     outputs.check_same_experiment(fingerprint)
     stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
     position = _find_position(outputs, fingerprint, stopping)
-    if _is_over(config, position, stopping) and _is_summed_up(outputs, stopping, position):
+    if _is_over(config, position, stopping) and _is_summed_up(outputs, config, stopping, position):
         screen.say_finished(outputs, position.epoch, stopping)
         yield None
         return
@@ -137,6 +165,8 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
     screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs, card)
     if distributed.is_primary():
         outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
+        if log is not None:
+            log.open(outputs.log)
     multihost_utils.sync_global_devices("the folders are there")
     compiled = _compile(exp, mesh)
     checkpoints.require_space(outputs.checkpoints, compiled.abstract_state, _checkpoints_kept(config))
@@ -145,7 +175,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
         stop.check()
     _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
     with (
-        contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs))) as writer,
+        contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs, position.step))) as writer,
         contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
     ):
         yield Run(
@@ -158,6 +188,7 @@ def open_run(config: Config, workdir: str | None, stop: Stop) -> Iterator[Run | 
             compiled=compiled,
             records=Records(outputs, writer, data.kind, distributed.is_primary()),
             checkpoints=kept,
+            owner=owner,
             position=position,
             stopping=stopping,
             agreement=Agreement(stop, mesh),
@@ -220,13 +251,11 @@ def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> boo
     return position.epoch >= config.num_epochs or stopping.should_stop
 
 
-def _is_summed_up(outputs: Outputs, stopping: EarlyStopping, position: Position) -> bool:
-    path = outputs.summary_json(outputs.workdir)
-    if not path.exists():
+def _is_summed_up(outputs: Outputs, config: Config, stopping: EarlyStopping, position: Position) -> bool:
+    """Whether the run's CSV files and summaries are there and say what its checkpoint says."""
+    if not any(row["epoch"] == stopping.best_epoch for row in position.rows):
         return False
-    summary = read_json(path)
-    best = summary.get("best_epoch", {}).get("epoch")
-    return (summary.get("epochs"), best) == (position.epoch, stopping.best_epoch)
+    return are_recorded(outputs, position.rows, summarize(position.rows, stopping.best_epoch, config.num_epochs))
 
 
 def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
@@ -246,13 +275,25 @@ def _checkpoints_kept(config: Config) -> int:
     return 3 + config.num_epochs // config.checkpoint.every_epochs
 
 
-def _open_writer(outputs: Outputs) -> Any:
-    """clu's TensorBoard writer; TensorFlow is imported here and nowhere else."""
+def _open_writer(outputs: Outputs, step: int) -> Any:
+    """clu's TensorBoard writer, for what comes after `step`; TensorFlow is imported here and nowhere else."""
     if not distributed.is_primary():
         return None
     from clu import metric_writers
 
+    _forget_events(outputs.workdir, step)
     return metric_writers.SummaryWriter(str(outputs.workdir))
+
+
+def _forget_events(workdir: Path, step: int) -> None:
+    """Tells TensorBoard to drop what an earlier start has written of later steps: they are trained once more."""
+    if not any(workdir.glob("events.out.tfevents.*")):
+        return
+    from tensorflow.compat import v1  # pyright: ignore[reportMissingImports]
+
+    with v1.summary.FileWriter(str(workdir)) as writer:
+        start = v1.SessionLog(status=v1.SessionLog.START)
+        writer.add_session_log(start, step + 1 if step else 0)
 
 
 def _quiet_tensorflow() -> None:

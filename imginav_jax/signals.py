@@ -8,8 +8,9 @@ from multiprocessing import resource_tracker
 
 REQUEUE_EXIT_CODE = 75  # the scheduler's -Q "75" starts such a job again
 
-# LSF sends USR2 at the run limit, and INT and TERM on bkill, ten seconds apart and before KILL.
-STOPPING = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+# LSF sends USR2 at the run limit, and INT and TERM on bkill, ten seconds apart and before KILL.  Other schedulers warn
+# by USR1, a lost terminal by HUP, a limit of CPU time by XCPU.
+STOPPING = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 
 
 class Interrupted(BaseException):
@@ -30,6 +31,8 @@ class Stop:
     def listen(self) -> None:
         """From now on signals are noticed; until `defer` they raise `Interrupted` at once."""
         for number in STOPPING:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # as nohup wants it
             signal.signal(number, self._notice)
         # multiprocessing's own helper: whoever needs it first would start it open to these signals, and its start
         # lets INT and TERM through again, which would open the loader's workers to them.

@@ -18,8 +18,10 @@ from imginav_jax.datasets import layout_record
 from imginav_jax.errors import RunError
 from imginav_jax.evaluate import Evaluation
 from imginav_jax.experiment import Config
+from imginav_jax.log_file import LogFile
+from imginav_jax.ownership import Ownership
 from imginav_jax.progress import Progress
-from imginav_jax.records import EpochCosts, Row, make_row
+from imginav_jax.records import EpochCosts, Row, make_row, summarize
 from imginav_jax.run import Position, Run, open_run
 from imginav_jax.signals import Stop
 from imginav_jax.steps import TrainMetrics
@@ -34,13 +36,21 @@ class _CutOffError(Exception):
     """A signal has come while the validation split was evaluated."""
 
 
-def train(config: Config, workdir: str | None = None, stop: Stop | None = None) -> None:
+def train(
+    config: Config,
+    workdir: str | None = None,
+    stop: Stop | None = None,
+    log: LogFile | None = None,
+    owner: Ownership | None = None,
+) -> None:
     """Trains to the last epoch or until early stopping, from the workdir's latest checkpoint if there is one.
 
     Args:
       config: as configs/phase1_2.py makes it.
       workdir: default experiments/phase1/{name} under the current folder.
       stop: notices the signals that end the run after the step at hand.
+      log: is opened in the workdir once the run is known to be this workdir's.
+      owner: the ownership of the workdir where the caller has it already.
 
     Raises:
       UserError: the config, the data or the folders cannot be used.
@@ -49,7 +59,7 @@ def train(config: Config, workdir: str | None = None, stop: Stop | None = None) 
     """
     stop = stop or Stop()
     try:
-        with explain_out_of_memory(), open_run(config, workdir, stop) as run:
+        with explain_out_of_memory(), open_run(config, workdir, stop, log, owner) as run:
             if run is None:
                 return
             _train_epochs(run, run.start_state())
@@ -243,6 +253,7 @@ def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_s
 
 
 def _save(run: Run, state: TrainState) -> None:
+    run.check_owned()
     stored = {
         "position": dataclasses.asdict(run.position),
         "early_stopping": run.stopping.dump(),
@@ -263,17 +274,11 @@ def _write_samples(run: Run, params: model.Params, moment: str) -> None:
 def _finish(run: Run) -> None:
     """Restores the best weights, draws what they make, and leaves a summary that says that the run is over."""
     outputs, stopping, position = run.records.outputs, run.stopping, run.position
+    run.check_owned()
     run.checkpoints.wait()
     best = checkpoints.restore(outputs.checkpoints, stopping.best_step, run.compiled.abstract_state)
     _write_samples(run, best.params, "best")
-    row = next(row for row in position.rows if row["epoch"] == stopping.best_epoch)
-    stopped_early = position.epoch < run.config.num_epochs
-    summary = {
-        "epochs": position.epoch,
-        "stopped_early": stopped_early,
-        "best_checkpoint": str((outputs.checkpoints / str(stopping.best_step)).absolute()),
-        "best_epoch": row,
-        "data": run.data,
-    }
-    run.records.write_summary(summary)
-    screen.say_end(outputs, row, stopped_early)
+    summary = summarize(position.rows, stopping.best_epoch, run.config.num_epochs)
+    checkpoint = str((outputs.checkpoints / str(stopping.best_step)).absolute())
+    run.records.write_summary({**summary, "best_checkpoint": checkpoint, "data": run.data})
+    screen.say_end(outputs, summary["best_epoch"], summary["stopped_early"])

@@ -12,7 +12,7 @@ import numpy as np
 from imginav_jax import checkpoints, model
 from imginav_jax.errors import UserError
 from imginav_jax.model import AutoencoderConfig, Params
-from imginav_jax.new_directory import new_directory
+from imginav_jax.new_directory import new_directory, require_literal
 
 ARCHITECTURE = "architecture"  # key of a checkpoint's JSON
 _FOLDER = "checkpoints"
@@ -70,6 +70,7 @@ def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dic
     Raises:
       UserError: the directory exists or cannot be written.
     """
+    require_literal(directory, "--out")
     with new_directory(directory) as temporary:
         kept = checkpoints.Checkpoints(temporary / _FOLDER, keep_period=1)
         kept.save(0, {"params": params}, {ARCHITECTURE: config.architecture(), "origin": origin}, best_step=0)

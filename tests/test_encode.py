@@ -25,6 +25,7 @@ from imginav_jax.encode import encode
 from imginav_jax.errors import UserError
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.latents import StoredLatents
+from imginav_jax.ownership import InUseError
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +197,36 @@ def test_a_shard_that_another_process_holds_is_left_to_it(work, encoded, tmp_pat
         if not nested:  # this process holds the first shard now
             nested.append(True)
             with caplog.at_level("INFO", "imginav_jax"):
-                assert encode(work, out, dtype="float32", shard_examples=7) is None
+                assert encode(work, out, dtype="float32", shard_examples=7, share=True) is None
             assert "being encoded by other processes" in caplog.text
+            with pytest.raises(InUseError, match=rf"of --out {out} is in use by process {os.getpid()} on "):
+                encode(work, out, dtype="float32", shard_examples=7)
         return open_shard(*arguments)
 
     monkeypatch.setattr(latents, "open_shard", meet_another)
-    assert encode(work, out, dtype="float32", shard_examples=7) is not None
+    assert encode(work, out, dtype="float32", shard_examples=7, share=True) is not None
     assert_same(out, encoded)
+
+
+def test_an_output_has_one_owner(work, encoded, tmp_path, monkeypatch):
+    out = tmp_path / "latents"
+    open_shard, nested = latents.open_shard, []
+
+    def meet_another(*arguments):
+        if not nested:
+            nested.append(True)
+            before = sorted(tmp_path.rglob("*"))
+            with pytest.raises(
+                InUseError, match=rf"--out {out} is in use by process {os.getpid()} on .*\.latents\.lock"
+            ):
+                encode(work, out, dtype="float32", shard_examples=7)
+            assert sorted(tmp_path.rglob("*")) == before
+        return open_shard(*arguments)
+
+    monkeypatch.setattr(latents, "open_shard", meet_another)
+    encode(work, out, dtype="float32", shard_examples=7)
+    assert_same(out, encoded)
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 @pytest.mark.slow
@@ -217,7 +241,8 @@ def test_a_killed_process_is_continued_by_two_at_once(work, tmp_path):
             time.sleep(0.001)
         killed.kill()
     assert not out.exists()
-    with start("encode", *arguments, "--out", out) as first, start("encode", *arguments, "--out", out) as second:
+    arguments = *arguments, "--share", "--out", out
+    with start("encode", *arguments) as first, start("encode", *arguments) as second:
         printed = first.communicate(timeout=300)[0] + second.communicate(timeout=300)[0]
     assert first.returncode == second.returncode == 0
     assert "Continuing with" in printed

@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import filelock
 import tensorflow_datasets as tfds
 
+from imginav_jax import ownership
 from imginav_jax.datasets import imginav_layouts, layout_file, palette, split, synthetic
 from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
 from imginav_jax.datasets.manifest import Manifest, Row, read_manifest
 from imginav_jax.errors import UserError
-from imginav_jax.progress import Progress, logger
+from imginav_jax.progress import Progress
 
 OFF_PALETTE_LIMIT = 0.02  # share of all pixels
 TRAIN, VALIDATION = "train", "validation"
@@ -195,13 +195,7 @@ def _build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """`directory`, filled by `build` unless it exists; it appears whole or not at all, whoever else wants it."""
     if directory.exists():
         return directory
-    lock = filelock.FileLock(f"{directory}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        logger.info("Another job is preparing %s; waiting for it", directory)
-        lock.acquire()
-    try:
+    with ownership.own(Path(f"{directory}.lock"), f"data set {directory}", wait=True):
         if not directory.exists():
             incomplete = directory.with_name(directory.name + ".incomplete")
             shutil.rmtree(incomplete, ignore_errors=True)  # of a job that was killed: the lock says none is at work
@@ -212,8 +206,6 @@ def _build_once(directory: Path, build: Callable[[Path], None]) -> Path:
             except BaseException:
                 shutil.rmtree(incomplete, ignore_errors=True)
                 raise
-    finally:
-        lock.release()
     return directory
 
 

@@ -1,0 +1,90 @@
+"""The log that a run keeps itself: a scheduler drops what an earlier start of a job has printed."""
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import platform
+import shlex
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from imginav_jax.errors import RunError
+from imginav_jax.ownership import this_job
+from imginav_jax.progress import logger
+from imginav_jax.signals import Interrupted
+
+_LINES_KEPT = 10_000
+_LOGGERS = (logger, logging.getLogger("absl"))
+
+
+class LogFile:
+    """Appends this program's lines, and libraries' warnings, to a file; use it as a context manager.
+
+    What is said before the file is opened is kept until then, and dropped where it never is.
+    """
+
+    def __init__(self) -> None:
+        self._kept = logging.handlers.MemoryHandler(_LINES_KEPT, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+
+    def __enter__(self) -> "LogFile":
+        for each in _LOGGERS:
+            each.addHandler(self._kept)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for each in _LOGGERS:
+            each.removeHandler(self._kept)
+        if self._kept.target is None:
+            return
+        self._kept.flush()
+        if error is not None:
+            self._write(_describe(error))
+        self._write(f"==== ended {_now()} ====")
+        self._kept.target.close()
+
+    def open(self, path: Path) -> None:
+        """Marks a start with host, process, job and time, and writes what was said since. OSError where it cannot."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._kept.setTarget(handler)
+        self._write(f"==== started {_now()} {_where()} ====")
+        self._write(shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]))
+        self._kept.flush()
+        self._kept.capacity = 1  # from now on every line at once
+
+    def _write(self, line: str) -> None:
+        handler = self._kept.target
+        if handler is not None:
+            with contextlib.suppress(OSError):
+                handler.stream.write(f"{line}\n")  # pyright: ignore[reportAttributeAccessIssue]
+                handler.flush()
+
+
+class _FileHandler(logging.FileHandler):
+    """A line that cannot be written is lost, and nothing else: it stands on the screen too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        del record
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _where() -> str:
+    job = f", LSF job {this_job()}" if this_job() else ""
+    return f"on {platform.node()}, process {os.getpid()}{job}"
+
+
+def _describe(error: BaseException) -> str:
+    """A line for what was foreseen, a traceback for what was not."""
+    if isinstance(error, RunError):
+        return f"error: {error}"
+    if isinstance(error, Interrupted):
+        return f"stopped by {error}, exit code {error.exit_code}"
+    return "".join(traceback.format_exception(error)).rstrip()
