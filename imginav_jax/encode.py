@@ -41,7 +41,7 @@ from imginav_jax.errors import RunError, UserError
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.latent_statistics import LatentStatistics, Summary
 from imginav_jax.latents import Description, Example, Shard
-from imginav_jax.ownership import InUseError, Ownership, own_folder
+from imginav_jax.ownership import InUseError, Ownership, own_output
 from imginav_jax.progress import Progress, log_to_stdout, logger
 from imginav_jax.trained_run import TrainedRun
 
@@ -73,7 +73,7 @@ class _Job:
 
     def own_for_all(self) -> contextlib.AbstractContextManager[object]:
         """For what one process does for those that share the work."""
-        return own_folder(self.out, "--out", wait=True) if self.is_shared else contextlib.nullcontext()
+        return own_output(self.out, f"--out {self.out}", wait=True) if self.is_shared else contextlib.nullcontext()
 
     def own_shard(self, shard: Shard) -> contextlib.AbstractContextManager[Ownership]:
         return ownership.own(self.partial / _PROGRESS / f"{shard.name}.lock", f"{shard.name} of --out {self.out}")
@@ -122,7 +122,7 @@ def encode(
       UserError: something given cannot be used or written, or `out` holds something else.
       RunError: a latent is not finite.
     """
-    with contextlib.nullcontext() if share or out.exists() else own_folder(out, "--out"):
+    with contextlib.nullcontext() if share or out.exists() else own_output(out, f"--out {out}"):
         run = trained_run.load(directory, image_size)
         data = run.prepare_data(manifest, root, cache_dir)
         sources = {split: LayoutSource(data.directory, split) for split in latents.SPLITS}

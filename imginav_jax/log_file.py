@@ -44,7 +44,8 @@ class LogFile:
         if error is not None:
             self._write(_describe(error))
         self._write(f"==== ended {_now()} ====")
-        self._kept.target.close()
+        with contextlib.suppress(OSError):  # of lines that the disk has no space for
+            self._kept.target.close()
 
     def open(self, path: Path) -> None:
         """Marks a start with host, process, job and time, and writes what was said since. OSError where it cannot."""

@@ -28,20 +28,20 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: unknown argument {argv[1]}; options are --config, --workdir and --config.KEY=VALUE")
     log_to_stdout()
     try:
-        with LogFile() as log, _own_workdir() as owner:
-            _train(log, owner)
+        with LogFile() as log, _own_workdir() as owned:
+            _train(log, owned)
     except RunError as error:
         sys.exit(f"error: {error}")
 
 
-def _own_workdir() -> contextlib.AbstractContextManager[Ownership | None]:
+def _own_workdir() -> contextlib.AbstractContextManager[tuple[Ownership, ...]]:
     """Before anything slow is imported, so that a second start of a run ends at once; one process of a run does it."""
     if os.environ.get("IMGINAV_PROCESS", "0") not in ("", "0"):
-        return contextlib.nullcontext()
+        return contextlib.nullcontext(())
     return outputs.locate(_CONFIG.value, _WORKDIR.value).own()
 
 
-def _train(log: LogFile, owner: Ownership | None) -> None:
+def _train(log: LogFile, owned: tuple[Ownership, ...]) -> None:
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
     from imginav_jax import compilation_cache, distributed, train
 
@@ -49,7 +49,7 @@ def _train(log: LogFile, owner: Ownership | None) -> None:
     if not distributed.is_primary():
         logger.setLevel(logging.WARNING)
     compilation_cache.enable()
-    train.train(_CONFIG.value, _WORKDIR.value, _STOP, log, owner)
+    train.train(_CONFIG.value, _WORKDIR.value, _STOP, log, owned)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ import dataclasses
 import io
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from imginav_jax import atomic
+from imginav_jax import atomic, event_files
 from imginav_jax.errors import UserError
 from imginav_jax.new_directory import expand_user, require_literal
-from imginav_jax.ownership import Ownership, own_folder
+from imginav_jax.ownership import Ownership, own_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,20 @@ class Outputs:
     def log(self) -> Path:
         return self.workdir / f"{self.name}.log"
 
-    def own(self) -> contextlib.AbstractContextManager[Ownership]:
-        """Keeps other processes out of the workdir while inside; see `ownership.own` for what it raises."""
-        return own_folder(self.workdir, "--workdir")
+    @contextlib.contextmanager
+    def own(self) -> Iterator[tuple[Ownership, ...]]:
+        """Keeps other processes out of the workdir, and from this run's files in the phase folder, while inside.
+
+        Raises:
+          InUseError: another process is there.
+          UserError: a folder cannot be written.
+        """
+        copies = f"{self.name} in --config.phase_dir {self.phase_dir}"
+        with (
+            own_output(self.workdir, f"--workdir {self.workdir}") as of_workdir,
+            own_output(self.phase_dir / self.name, copies) as of_copies,
+        ):
+            yield of_workdir, of_copies
 
     def metrics_csv(self, folder: Path) -> Path:
         return folder / f"{self.name}_metrics.csv"
@@ -55,6 +67,10 @@ class Outputs:
 
     def not_finite_json(self, step: int) -> Path:
         return self.workdir / f"{self.name}_not_finite_step_{step}.json"
+
+    def has_events(self) -> bool:
+        """Returns whether an earlier start has left events for TensorBoard."""
+        return any(self.workdir.glob(event_files.PATTERN))
 
     def check_writable(self) -> None:
         """UserError if a file cannot be made in one of the folders, or where they are to be; leaves nothing."""

@@ -94,16 +94,15 @@ class Ownership:
                     os.utime(self._path)
 
 
-def own_folder(folder: Path, option: str, *, wait: bool = False) -> contextlib.AbstractContextManager[Ownership]:
-    """Makes the caller the one owner of a folder, which need not exist, while inside; see `own`.
+def own_output(path: Path, what: str, *, wait: bool = False) -> contextlib.AbstractContextManager[Ownership]:
+    """Makes the caller the one owner of a folder or file, which need not exist, while inside; see `own`.
 
-    The lock file is beside the folder, so that a look at the folder changes nothing in it, or in it where only that can
-    be written.
+    The lock file is beside it, so that a look at a folder changes nothing in it; inside where only that can be written.
     """
-    folder = folder.absolute()
-    is_closed = folder.parent.is_dir() and not os.access(folder.parent, os.W_OK)
-    path = folder / ".lock" if is_closed else folder.with_name(f".{folder.name}.lock")
-    return own(path, f"{option} {folder}", wait=wait)
+    real = path.resolve()  # whatever links lead there
+    is_alone = not real.name or (real.is_dir() and not os.access(real.parent, os.W_OK))
+    lock = real / ".lock" if is_alone else real.with_name(f".{real.name}.lock")
+    return own(lock, what, wait=wait)
 
 
 @contextlib.contextmanager

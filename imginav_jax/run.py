@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from imginav_jax import (
     cards,
     checkpoints,
     distributed,
+    event_files,
     experiment,
     input_pipeline,
     model,
@@ -54,6 +55,11 @@ class Position:
     train_seconds: float = 0.0  # spent in this epoch's steps
     rows: list[Row] = dataclasses.field(default_factory=list)  # of the finished epochs
 
+    @property
+    def last_step(self) -> int:
+        """The last step of which something has been recorded; -1 at a run's beginning."""
+        return self.step if self.step or self.rows else -1
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -68,7 +74,7 @@ class Run:
     compiled: CompiledSteps
     records: Records
     checkpoints: Checkpoints
-    owner: Ownership | None  # of the workdir; None where another process of the run has it
+    owned: Sequence[Ownership]  # of the folders; empty where another process of the run has them
     position: Position
     stopping: EarlyStopping
     agreement: Agreement
@@ -90,8 +96,8 @@ class Run:
 
     def check_owned(self) -> None:
         """Raises RunError where another process has taken the workdir over."""
-        if self.owner is not None:
-            self.owner.check()
+        for each in self.owned:
+            each.check()
 
     @property
     def is_over(self) -> bool:
@@ -120,7 +126,7 @@ def open_run(
     workdir: str | None,
     stop: Stop,
     log: LogFile | None = None,
-    owner: Ownership | None = None,
+    owned: Sequence[Ownership] = (),
 ) -> Iterator[Run | None]:
     """Checks everything, prepares the data, compiles; None where the run has finished already.
 
@@ -131,14 +137,14 @@ def open_run(
     exp = experiment.from_config(config)
     outputs = locate(config, workdir)
     with contextlib.ExitStack() as held:
-        if owner is None and distributed.is_primary():
-            owner = held.enter_context(outputs.own())
-        yield held.enter_context(_open_owned(exp, outputs, owner, stop, log))
+        if not owned and distributed.is_primary():
+            owned = held.enter_context(outputs.own())
+        yield held.enter_context(_open_owned(exp, outputs, owned, stop, log))
 
 
 @contextlib.contextmanager
 def _open_owned(
-    exp: Experiment, outputs: Outputs, owner: Ownership | None, stop: Stop, log: LogFile | None
+    exp: Experiment, outputs: Outputs, owned: Sequence[Ownership], stop: Stop, log: LogFile | None
 ) -> Iterator[Run | None]:
     config = exp.config
     outputs.check_writable()
@@ -175,7 +181,7 @@ def _open_owned(
         stop.check()
     _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
     with (
-        contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs, position.step))) as writer,
+        contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs, position.last_step))) as writer,
         contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
     ):
         yield Run(
@@ -188,7 +194,7 @@ def _open_owned(
             compiled=compiled,
             records=Records(outputs, writer, data.kind, distributed.is_primary()),
             checkpoints=kept,
-            owner=owner,
+            owned=owned,
             position=position,
             stopping=stopping,
             agreement=Agreement(stop, mesh),
@@ -281,19 +287,8 @@ def _open_writer(outputs: Outputs, step: int) -> Any:
         return None
     from clu import metric_writers
 
-    _forget_events(outputs.workdir, step)
+    event_files.forget_after(outputs.workdir, step)
     return metric_writers.SummaryWriter(str(outputs.workdir))
-
-
-def _forget_events(workdir: Path, step: int) -> None:
-    """Tells TensorBoard to drop what an earlier start has written of later steps: they are trained once more."""
-    if not any(workdir.glob("events.out.tfevents.*")):
-        return
-    from tensorflow.compat import v1  # pyright: ignore[reportMissingImports]
-
-    with v1.summary.FileWriter(str(workdir)) as writer:
-        start = v1.SessionLog(status=v1.SessionLog.START)
-        writer.add_session_log(start, step + 1 if step else 0)
 
 
 def _quiet_tensorflow() -> None:

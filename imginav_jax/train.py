@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def train(
     workdir: str | None = None,
     stop: Stop | None = None,
     log: LogFile | None = None,
-    owner: Ownership | None = None,
+    owned: Sequence[Ownership] = (),
 ) -> None:
     """Trains to the last epoch or until early stopping, from the workdir's latest checkpoint if there is one.
 
@@ -50,7 +50,7 @@ def train(
       workdir: default experiments/phase1/{name} under the current folder.
       stop: notices the signals that end the run after the step at hand.
       log: is opened in the workdir once the run is known to be this workdir's.
-      owner: the ownership of the workdir where the caller has it already.
+      owned: what the caller has of `Outputs.own` already.
 
     Raises:
       UserError: the config, the data or the folders cannot be used.
@@ -59,7 +59,7 @@ def train(
     """
     stop = stop or Stop()
     try:
-        with explain_out_of_memory(), open_run(config, workdir, stop, log, owner) as run:
+        with explain_out_of_memory(), open_run(config, workdir, stop, log, owned) as run:
             if run is None:
                 return
             _train_epochs(run, run.start_state())
@@ -76,7 +76,7 @@ def train(
 def _train_epochs(run: Run, state: TrainState) -> None:
     """Until the run is over or a signal has come; what has been done is saved either way."""
     config, position = run.config, run.position
-    run.records.write_start(config)
+    run.records.write_start(config, position.last_step)
     run.records.write_csv(position.rows)
     if run.given is not None and not position.rows:
         _evaluate_given(run, state)

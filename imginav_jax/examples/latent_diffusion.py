@@ -26,6 +26,7 @@ from imginav_jax.decode import load_decoder
 from imginav_jax.diffusion_unet import Params
 from imginav_jax.errors import UserError
 from imginav_jax.latents import StoredLatents
+from imginav_jax.ownership import own_output
 from imginav_jax.progress import Progress, log_to_stdout, logger
 
 CLOSE = 8  # of 255, the largest difference of a channel that still counts as a palette colour
@@ -138,7 +139,8 @@ def main() -> None:
         pictures.check_figure_path(out, [".png"])
         if arguments.steps < 10 or arguments.count < 1 or arguments.seed < 0:
             raise UserError("--steps must be 10 or more, --count 1 or more, --seed 0 or more")
-        run(arguments.directory.expanduser(), out, checkpoint, arguments.steps, arguments.count, arguments.seed)
+        with own_output(out, f"--out {out}"):
+            run(arguments.directory.expanduser(), out, checkpoint, arguments.steps, arguments.count, arguments.seed)
     except UserError as error:
         sys.exit(f"error: {error}")
 

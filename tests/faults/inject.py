@@ -6,15 +6,18 @@ kill:step:9               SIGKILL there
 raise:saved               an exception right after a save was started
 fail:write                the background save fails
 nan:step:8                the weights become NaN before step 9; nan:evaluation a validation loss
+lose:compile              the run's checkpoints are gone
 palette                   another palette
 clock:-86400              the clock stands a day back
 tensorboard               its writer fails
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 from absl import app
 
@@ -52,6 +55,11 @@ def at(moment, act):
         return real(*args, **kwargs)
 
     setattr(owner, name, wrapped)
+
+
+def lose_checkpoints():
+    (workdir,) = (each.partition("=")[2] for each in sys.argv if each.startswith("--workdir="))
+    shutil.rmtree(Path(workdir) / "checkpoints")
 
 
 def fail():
@@ -93,6 +101,8 @@ def inject(fault):
         at(rest, lambda: os.kill(os.getpid(), signal.SIGKILL))
     elif kind in ("raise", "fail"):
         at("save" if kind == "fail" else rest, fail)
+    elif kind == "lose":
+        at(rest, lose_checkpoints)
     elif kind == "nan":
         poison(rest)
     elif kind == "palette":

@@ -10,6 +10,7 @@ import pytest
 from imginav_jax import checkpoints
 
 CODES = {"USR2": 75, "TERM": 128 + signal.SIGTERM, "INT": 128 + signal.SIGINT}
+OTHERS = {"HUP": 128 + signal.SIGHUP, "USR1": 128 + signal.SIGUSR1, "XCPU": 128 + signal.SIGXCPU}
 
 
 @pytest.mark.fault(1, "SIGUSR2 in mid-epoch, five times in one run")
@@ -33,6 +34,25 @@ def test_terminated_and_interrupted(place, whole, counted, name):
     assert place.run()[0] == 0
     assert place.end_state() == whole.end_state()
     counted(2)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.fault(2, "SIGHUP, SIGUSR1 and SIGXCPU in mid-epoch")
+def test_other_signals_save_too(place, whole, counted, name):
+    code, output = place.run(f"signal:{name}:step:3")
+    assert code == OTHERS[name], output
+    assert "all is saved" in output
+    assert place.run()[0] == 0
+    assert place.end_state() == whole.end_state()
+    counted(1)
+
+
+@pytest.mark.fault(2, "SIGHUP under nohup changes nothing")
+def test_nohup(place, whole, counted):
+    code, output = place.run("signal:HUP:step:3", launcher=["nohup"])
+    assert code == 0, output
+    assert place.end_state() == whole.end_state()
+    counted(1)
 
 
 @pytest.mark.parametrize(
