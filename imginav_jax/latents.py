@@ -13,6 +13,7 @@ from etils import epath
 from jaxtyping import Float
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from imginav_jax import csv_table
 from imginav_jax.datasets import manifest
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
 from imginav_jax.errors import UserError
@@ -262,8 +263,16 @@ def _check_shards(directory: Path, builder: Any) -> None:
 
 
 def _read_index(directory: Path) -> dict[str, list[dict[str, str]]]:
+    """The rows of each split; ValueError that names the first one that cannot be used."""
+    table = csv_table.read(directory / INDEX, _INDEX_COLUMNS, INDEX)
+    places = table.find(_INDEX_COLUMNS)
+    if table.problems:
+        line, problem = table.problems[0]
+        raise ValueError(f"line {line} of {INDEX}: {problem}")
     rows: dict[str, list[dict[str, str]]] = {}
-    with (directory / INDEX).open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows.setdefault(row["split"], []).append(row)
+    for line, values in table.records:
+        if len(values) < len(table.columns):
+            raise ValueError(f"line {line} of {INDEX} has {len(values)} values, expected {len(table.columns)}")
+        row = {column: values[place] for column, place in zip(_INDEX_COLUMNS, places, strict=True)}
+        rows.setdefault(row["split"], []).append(row)
     return rows

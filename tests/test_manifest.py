@@ -102,3 +102,118 @@ def test_no_path_may_leave_the_root(write_manifest, tmp_path):
     assert read_manifest(write_manifest(rows[:1]), root).rows[0].path == root / "in.png"
     with pytest.raises(UserError, match=r"data\.root .* is not a folder"):
         read_manifest(write_manifest(rows[:1]), tmp_path / "nix")
+
+
+GOOD = [("a", "scene", "0", "0.png", "false"), ("a", "room", "1", "1.png", "0"), ("b", "room", "2", "2.png", "true")]
+
+
+def as_text(rows=GOOD, delimiter=",", end="\n", columns=COLUMNS):
+    return "".join(delimiter.join(row) + end for row in [columns, *rows])
+
+
+DIALECTS = {
+    "semicolons": as_text(delimiter=";").encode(),
+    "tabs": as_text(delimiter="\t").encode(),
+    "Excel's first line": ("sep=;\r\n" + as_text(delimiter=";", end="\r\n")).encode(),
+    "Excel's first line, saved again with commas": ("sep=,,,,\r\n" + as_text(end=",,\r\n")).encode(),
+    "byte order mark": as_text().encode("utf-8-sig"),
+    "UTF-16": as_text(delimiter="\t", end="\r\n").encode("utf-16"),
+    "UTF-16, the other way round": b"\xfe\xff" + as_text().encode("utf-16-be"),
+    "old Mac": as_text(end="\r").encode(),
+    "mixed line ends": as_text().replace("\n", "\r\n", 2).replace("false\r\n", "false\r").encode(),
+    "no last line end": as_text().rstrip().encode(),
+    "empty first lines": b"\n \r\n,,,,\n" + as_text().encode() + b",,,,\n\n",
+    "an index column": "".join(
+        f"{number},{line}\n" for number, line in zip(["", 0, 1, 2], as_text().split(), strict=True)
+    ).encode(),
+    "quotes": as_text([tuple(f'"{value}"' for value in row) for row in GOOD]).encode(),
+    "spaces": as_text(
+        [tuple(f" {value} " for value in row) for row in GOOD], columns=[f" {each}" for each in COLUMNS]
+    ).encode(),
+    "capitals": as_text([(*row[:4], row[4].upper()) for row in GOOD], columns=[x.upper() for x in COLUMNS]).encode(),
+    "numbers for truths": as_text().replace("false", "0.0").replace("true", "1.0").encode(),
+    "no path": as_text([*GOOD[:2], ("b", "room", "2", "NaN", "false")]).encode(),
+    "a note over two lines": (
+        as_text(columns=(*COLUMNS, "note")).replace("0.png,false\n", '0.png,false,"one\ntwo, ""three"""\n').encode()
+    ),
+    "a long note": as_text(columns=(*COLUMNS, "note")).replace("0.png,false", "0.png,false," + "x" * 10**6).encode(),
+}
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_what_spreadsheets_and_pandas_write_is_read(tmp_path, kind):
+    (tmp_path / "layouts.csv").write_bytes(DIALECTS[kind])
+    manifest = read_manifest(tmp_path / "layouts.csv")
+    manifest.raise_problems()
+    assert [(row.scene_id, row.type, row.room_id, row.path.name) for row in manifest.rows] == [
+        row[:4] for row in GOOD[:2]
+    ]
+    assert manifest.skipped_empty + manifest.skipped_without_path == 1
+
+
+def test_rows_are_counted_as_an_editor_counts_lines(tmp_path):
+    (tmp_path / "layouts.csv").write_text(
+        "\nnote," + as_text([("a,b", *GOOD[0])]).replace("a,b", '"over\ntwo lines"') + "x,,room,1,1.png,0\n"
+    )
+    manifest = read_manifest(tmp_path / "layouts.csv")
+    assert [row.line for row in manifest.rows] == [3]
+    assert manifest.problems == [(5, "scene_id is empty")]
+
+
+STRAY = {
+    "opened in two rows": ('s1,scene,"3 ft,2.png,false', 's2,room,"3 ft,5.png,false', [3, 5]),
+    "opened in one, at the end of a value in another": ('s1,scene,"3 ft,2.png,false', 's2,room,3 ft",5.png,false', [3]),
+    "opened in the last column": ('s1,scene,3,2.png,"false', "s2,room,3,5.png,false", [3]),
+    "opened alone": ('"s1,scene,3,2.png,false', "s2,room,3,5.png,false", [3]),
+}
+
+
+@pytest.mark.parametrize("kind", STRAY)
+def test_a_quote_that_is_never_closed_swallows_no_row(tmp_path, kind):
+    first, second, bad = STRAY[kind]
+    rows = ["s0,room,0,0.png,false", first, "s1,room,2,2.png,false", second, "s3,room,3,3.png,false"]
+    (tmp_path / "layouts.csv").write_text("\n".join([",".join(COLUMNS), *rows]))
+    manifest = read_manifest(tmp_path / "layouts.csv")
+    assert manifest.problems == [(line, "a quote is opened in this line and never closed") for line in bad]
+    assert [row.line for row in manifest.rows] == [line for line in range(2, 7) if line not in bad]
+
+
+def test_a_swallowed_row_is_noticed_in_an_ignored_column_too(tmp_path):
+    text = as_text(columns=(*COLUMNS, "note")).replace("0.png,false", '0.png,false,"3 ft')
+    (tmp_path / "layouts.csv").write_text(text.replace("1.png,0", '1.png,0,3 ft"'))
+    assert problems(tmp_path / "layouts.csv").endswith("row 2: a quote is opened in this line and never closed")
+
+
+def test_a_line_break_in_a_column_of_ours_is_named(tmp_path):
+    (tmp_path / "layouts.csv").write_text(as_text([("a", "room", '"1\n2"', "1.png", "0"), *GOOD]))
+    assert "row 2: room_id holds a line break" in problems(tmp_path / "layouts.csv")
+
+
+@pytest.mark.parametrize("column", ["layout_path", "Layout_Path "])
+def test_a_column_that_stands_twice_is_refused(write_manifest, column):
+    with pytest.raises(UserError, match=r"has the column layout_path 2 times \(columns 4 and 6\)"):
+        read_manifest(write_manifest([], [*COLUMNS, column]))
+    assert len(read_manifest(write_manifest([GOOD[0]], [*COLUMNS, "note", "note"])).rows) == 1
+
+
+BYTES = {
+    "cp1252": (as_text().replace("a,scene", "Café,scene").encode("cp1252"), "row 2: is not UTF-8 (byte 0xe9)"),
+    "a NUL byte": (as_text().replace("a,room", "a,ro\0om").encode(), "row 3: holds a NUL byte"),
+    "a path of a page": (as_text().replace("1.png", "1" * 5000).encode(), "row 3: layout_path holds a line break or"),
+}
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_bytes_that_are_no_text_cost_their_row_alone(tmp_path, kind):
+    content, message = BYTES[kind]
+    (tmp_path / "layouts.csv").write_bytes(content)
+    assert message in problems(tmp_path / "layouts.csv")
+    assert len(read_manifest(tmp_path / "layouts.csv").problems) == 1
+
+
+@pytest.mark.parametrize("content", [as_text().encode("utf-16-le"), as_text().encode("utf-16")[:-1], b"PK\3\4\xff\n"])
+def test_a_file_that_is_no_text_is_one_line(tmp_path, content):
+    (tmp_path / "layouts.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"layouts\.csv cannot be read as a CSV file: .*") as error:
+        read_manifest(tmp_path / "layouts.csv")
+    assert len(str(error.value).splitlines()) == 1

@@ -1,18 +1,20 @@
 """Reading `layouts.csv`: which layouts there are, and every problem with its rows at once."""
 
-import csv
 import dataclasses
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
+from imginav_jax import csv_table
 from imginav_jax.errors import UserError
 
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
 TYPES = ("room", "scene")
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_NOT_THERE = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # as pandas and spreadsheets write an empty cell
 _ROWS_SHOWN = 20
+_LONGEST = 4096  # characters of a value; no path is longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +65,19 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
     manifest = Manifest(path)
     folder = _existing_folder(root) if root else None
     try:
-        # utf-8-sig: spreadsheets write a byte order mark, which would hide the first column.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            _check_columns(path, reader.fieldnames)
-            for record in reader:
-                _add_record(manifest, record, reader.line_num, folder)
+        table = csv_table.read(path, COLUMNS, f"manifest {path}")
     except FileNotFoundError:
         raise UserError(f"manifest {path} does not exist (config key data.manifest)") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
         raise UserError(f"manifest {path} cannot be read as a CSV file: {error}") from None
+    places = table.find(COLUMNS)
+    manifest.problems += table.problems
+    for line, values in table.records:
+        if any(value.strip() for value in values[len(table.columns) :]):
+            manifest.problems.append((line, "more values than columns"))
+        else:
+            found = [values[place] if place < len(values) else None for place in places]
+            _add_record(manifest, found, line, folder)
     return manifest
 
 
@@ -83,25 +88,19 @@ def _existing_folder(root: str | Path) -> Path:
     return folder.resolve()
 
 
-def _check_columns(path: Path, found: object) -> None:
-    names = list(found) if isinstance(found, (list, tuple)) else []
-    if not names:
-        raise UserError(f"manifest {path} is empty; expected the columns {', '.join(COLUMNS)}")
-    missing = [column for column in COLUMNS if column not in names]
-    if missing:
-        noun = "column" if len(missing) == 1 else "columns"
-        raise UserError(f"manifest {path} lacks the {noun} {', '.join(missing)}; it has {', '.join(names)}")
-
-
-def _add_record(manifest: Manifest, record: Mapping[str | None, str | None], line: int, root: Path | None) -> None:
-    """One line of the file: a row to use, one to count as skipped, or problems."""
-    absent = [column for column in COLUMNS if record[column] is None]
-    if absent or None in record:
-        # DictReader files what is left over under None.
-        text = f"no value for {', '.join(absent)}" if absent else "more values than columns"
-        manifest.problems.append((line, text))
+def _add_record(manifest: Manifest, found: Sequence[str | None], line: int, root: Path | None) -> None:
+    """One row of the file, its values by `COLUMNS`: a row to use, one to count as skipped, or problems."""
+    absent = [column for column, value in zip(COLUMNS, found, strict=True) if value is None]
+    if absent:
+        manifest.problems.append((line, f"no value for {', '.join(absent)}"))
         return
-    scene_id, type_, room_id, layout_path, is_empty = ((record[column] or "").strip() for column in COLUMNS)
+    scene_id, type_, room_id, layout_path, is_empty = ((value or "").strip() for value in found)
+    odd = [column for column, value in zip(COLUMNS, found, strict=True) if not _is_a_name(value or "")]
+    if odd:
+        manifest.problems.append((line, f"{odd[0]} holds a line break or is longer than {_LONGEST} characters"))
+        return
+    if layout_path.casefold() in _NOT_THERE:
+        layout_path = ""
     location = (root or manifest.path.parent) / layout_path
     problems = _find_problems(scene_id, type_, is_empty)
     if root and not location.resolve().is_relative_to(root):
@@ -117,10 +116,15 @@ def _add_record(manifest: Manifest, record: Mapping[str | None, str | None], lin
         manifest.rows.append(Row(line, scene_id, type_, room_id, location))
 
 
+def _is_a_name(value: str) -> bool:
+    """And no text of several lines, into which a quote that stands at a wrong place has made it."""
+    return len(value) <= _LONGEST and len(value.strip().splitlines()) <= 1
+
+
 def _find_problems(scene_id: str, type_: str, is_empty: str) -> list[str]:
     problems = []
-    if not scene_id:
-        problems.append("scene_id is empty")
+    if scene_id.casefold() in _NOT_THERE:
+        problems.append(f"scene_id is {scene_id or 'empty'}")
     if type_ not in TYPES:
         problems.append(f'type "{type_}", expected {" or ".join(TYPES)}')
     if is_empty.lower() not in _BOOLEANS:

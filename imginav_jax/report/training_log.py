@@ -1,9 +1,9 @@
 """The metrics CSV of a run, read as far as it can be trusted."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from imginav_jax import csv_table
 from imginav_jax.errors import UserError
 
 _TEXTS = ("device", "data")  # columns; all others hold numbers
@@ -19,22 +19,21 @@ def read(path: Path) -> tuple[list[Row], list[int]]:
       UserError: the file cannot be read, or lacks a column that every run of this program has.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        table = csv_table.read(path, _REQUIRED, str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    lines = [(number, line) for number, line in enumerate(csv.reader(text.splitlines()), 1) if line]
-    columns = lines[0][1] if lines else []
-    absent = [column for column in _REQUIRED if column not in columns]
+    absent = [column for column in _REQUIRED if column not in table.columns]
     if absent:
         raise UserError(f"{path} has no column {absent[0]}")
-    rows, torn = [], []
-    for number, line in lines[1:]:
-        is_cut = number == lines[-1][0] and not text.endswith(("\n", "\r"))
-        if is_cut or not _is_whole(columns, line):
-            torn.append(number)
+    table.find(table.columns)  # none twice
+    rows, torn = [], [line for line, _ in table.problems]
+    for line, values in table.records:
+        is_cut = line == table.last_line and table.is_cut
+        if is_cut or not _is_whole(table.columns, values):
+            torn.append(line)
         else:
-            rows.append(dict(zip(columns, line, strict=True)))
-    return rows, torn
+            rows.append(dict(zip(table.columns, values, strict=True)))
+    return rows, sorted(torn)
 
 
 def _is_whole(columns: Sequence[str], line: Sequence[str]) -> bool:
