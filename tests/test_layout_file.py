@@ -12,6 +12,7 @@ from PIL import Image
 from conftest import ROOT, random_layout
 from imginav_jax.datasets.layout_file import decode_layout, inspect_layout, read_layout
 from imginav_jax.errors import UserError
+from imginav_jax.pictures import read_images
 
 
 def save(path, image, **options):
@@ -98,6 +99,7 @@ def test_a_huge_image_costs_no_memory(tmp_path):
 import pathlib, resource
 from imginav_jax.datasets.layout_file import read_layout
 from imginav_jax.errors import UserError
+from imginav_jax.pictures import read_images
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read_layout(pathlib.Path({str(path)!r}), 512)
@@ -108,3 +110,61 @@ else:
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def chunk(kind, content, checksum=None):
+    checksum = zlib.crc32(kind + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+MANY = zlib.compress(bytes(2**24), 9)  # 16 kB that become 16 MiB
+HARMLESS = {
+    "a text": chunk(b"tEXt", b"note\0" + b"x" * 2**17),
+    "a text larger than the pixels": chunk(b"tEXt", b"note\0" + b"x" * 2**23),
+    "many texts": chunk(b"tEXt", b"note\0" + b"x" * 2**10) * 2**13,
+    "a packed text": chunk(b"zTXt", b"note\0\0" + MANY),
+    "an editor's text": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + MANY),
+    "a packed text that is no such": chunk(b"zTXt", b"note\0\0garbage"),
+    "a profile": chunk(b"iCCP", b"big\0\0" + MANY),
+    "a damaged profile": chunk(b"iCCP", b"big\0\0" + MANY, 1),
+    "a camera's": chunk(b"eXIf", b"MM\0*garbage"),
+    "brightness and resolution": chunk(b"gAMA", struct.pack(">I", 45455))
+    + chunk(b"pHYs", struct.pack(">IIB", 1, 2, 1)),
+    "an empty animation": chunk(b"acTL", struct.pack(">II", 0, 0)),
+}
+
+
+def with_chunk(content, added, place):
+    """Behind the header or before the end."""
+    at = 33 if place == "header" else len(content) - 12
+    return content[:at] + added + content[at:]
+
+
+@pytest.mark.parametrize("place", ["header", "end"])
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_what_decides_no_pixel_does_no_harm(tmp_path, kind, place):
+    image = random_layout(32)
+    plain = save(tmp_path / "a.png", image).read_bytes()
+    (tmp_path / "b.png").write_bytes(with_chunk(plain, HARMLESS[kind], place))
+    content = read_layout(tmp_path / "b.png", 32)
+    assert inspect_layout(tmp_path / "b.png", content) == inspect_layout(tmp_path / "a.png", plain)
+    np.testing.assert_array_equal(decode_layout(content), image)
+    np.testing.assert_array_equal(read_images([tmp_path / "b.png"], 32)[0], image)
+
+
+def test_a_wrong_checksum_of_pixels_is_damage(tmp_path):
+    plain = save(tmp_path / "a.png", random_layout(32)).read_bytes()
+    at = plain.index(b"IEND") - 8  # of the last IDAT
+    damaged = plain[:at] + bytes(4) + plain[at + 4 :]
+    for content in (damaged, with_chunk(damaged, HARMLESS["a text larger than the pixels"], "header")):
+        (tmp_path / "b.png").write_bytes(content)
+        with pytest.raises(UserError, match=r"b\.png .*the checksum of its chunk 'IDAT' is wrong"):
+            inspect_layout(tmp_path / "b.png", read_layout(tmp_path / "b.png", 32))
+
+
+def test_a_file_of_pixels_without_end_is_still_too_large(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    plain = save(tmp_path / "a.png", image).read_bytes()
+    (tmp_path / "b.png").write_bytes(with_chunk(plain, chunk(b"IDAT", bytes(2**22)), "end"))
+    with pytest.raises(UserError, match="too much for 32x32"):
+        read_layout(tmp_path / "b.png", 32)

@@ -1,11 +1,15 @@
-"""One layout file: checked by its header before anything is decoded, then by its pixels."""
+"""One layout file: checked by its header before anything is decoded, then by its pixels.
+
+Only chunks that decide pixels are looked at: texts, profiles and dates do no harm, however large or damaged they are.
+"""
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +21,7 @@ from imginav_jax.errors import UserError
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
 _RGB = 2
+_ANCILLARY = 0x20  # bit of a chunk's first letter: a decoder may pass over it
 
 
 class Pixels(NamedTuple):
@@ -27,6 +32,8 @@ class Pixels(NamedTuple):
 def read_layout(path: Path, image_size: int) -> bytes:
     """The bytes of an 8-bit RGB PNG of image_size x image_size, without decoding them.
 
+    A file that is large by its texts and profiles comes back without them.
+
     Raises:
       UserError: missing, unreadable, not such a PNG by its header, or too large a file to be one.
     """
@@ -36,11 +43,14 @@ def read_layout(path: Path, image_size: int) -> bytes:
             _check_header(path, file.read(26), image_size)
             file.seek(0)
             content = file.read(limit + 1)
+            if len(content) > limit:
+                file.seek(0)
+                content = _read_pixel_chunks(file, limit)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
-    if len(content) > limit:
+    if content is None:
         raise UserError(f"{path} is larger than {limit / 2**20:.1f} MiB, too much for {image_size}x{image_size} pixels")
     return content
 
@@ -60,10 +70,41 @@ def _check_header(path: Path, header: bytes, image_size: int) -> None:
         raise UserError(f"{path} is a PNG with {depth}-bit {kind} pixels, expected 8-bit RGB")
 
 
+def _read_pixel_chunks(file: BinaryIO, limit: int) -> bytes | None:
+    """A PNG without the chunks that decide no pixel; None where more than `limit` bytes are left.
+
+    Raises:
+      ValueError: a chunk's checksum is wrong.
+    """
+    parts, size = [file.read(len(_SIGNATURE))], len(_SIGNATURE)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind.isalpha() and kind[0] & _ANCILLARY and kind != b"tRNS":
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
+        size += 12 + length
+        if size > limit:
+            return None
+        rest = file.read(length + 4)
+        if len(rest) == length + 4 and zlib.crc32(kind + rest[:-4]) != int.from_bytes(rest[-4:], "big"):
+            raise ValueError(f"the checksum of its chunk {kind.decode('latin-1')!r} is wrong")
+        parts += head, rest
+        if kind == b"IEND":
+            start = file.tell()
+            behind = file.seek(0, os.SEEK_END) - start
+            return None if size + behind > limit else b"".join(parts)
+    return b"".join(parts)
+
+
 def decode_layout(content: bytes) -> UInt8[np.ndarray, "size size 3"]:
-    """The pixels of a PNG that `read_layout` has returned."""
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+    """The pixels of a PNG that `read_layout` has returned and `inspect_layout` has passed."""
+    with _open(content) as image:
         return np.array(image.convert("RGB"))
+
+
+def _open(content: bytes) -> Image.Image:
+    chunks = _read_pixel_chunks(io.BytesIO(content), len(content))
+    return Image.open(io.BytesIO(chunks or content), formats=["PNG"])
 
 
 def inspect_layout(path: Path, content: bytes) -> Pixels:
@@ -73,7 +114,7 @@ def inspect_layout(path: Path, content: bytes) -> Pixels:
       UserError: the pixels are truncated or damaged, or one colour is declared transparent.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        with _open(content) as image:
             image.load()
             transparent = "transparency" in image.info
             pixels = np.asarray(image)
