@@ -55,10 +55,10 @@ class TrainedRun:
           UserError: there is none, or the manifest cannot be used or has changed.
         """
         if self.experiment is not None:
-            directory = preparation.prepared_directory(self.experiment.cache_dir, self.data["key"])
-            if directory.exists():
-                return directory
-            prepared = preparation.prepare(self._spec(None, None), self.experiment.cache_dir)
+            cache = self.experiment.cache_dir
+            if preparation.is_prepared(cache, self.data["key"]):
+                return preparation.prepared_directory(cache, self.data["key"])
+            prepared = preparation.prepare(self._spec(None, None), cache)
             if prepared.key == self.data["key"]:
                 return prepared.directory
         raise UserError(

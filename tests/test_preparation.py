@@ -3,10 +3,12 @@
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,3 +214,132 @@ def test_a_rebuild_gives_the_same_bytes(manifest, tmp_path):
     first, second = (preparation.prepare(spec(manifest), tmp_path / name) for name in ("one", "two"))
     contents = [{path.name: path.read_bytes() for path in data.directory.iterdir()} for data in (first, second)]
     assert contents[0] == contents[1]
+
+
+PURGES = (
+    "*train*",
+    "*validation*",
+    "dataset_info.json",
+    "features.json",
+    "metadata.json",
+    "type.labels.txt",
+    "imginav_layouts",
+    "layouts.csv",
+    "*_scene_*.png",
+    "layouts",
+    "files.json",
+    "*",
+)
+
+
+def purge(cache, pattern, empty=False):
+    """Takes files and leaves folders, but for those that are named; or leaves the files too, with nothing in them."""
+    found = [path for path in cache.rglob(pattern) if not path.name.endswith(".lock")]
+    assert found
+    for path in [each for place in found for each in (place, *place.rglob("*")) if each.is_file()]:
+        if empty:
+            path.write_bytes(b"")
+        else:
+            path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def prepared_once(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("prepared")
+    return preparation.prepare(spec(None), cache), cache
+
+
+@pytest.fixture
+def prepared(prepared_once, tmp_path):
+    """A data set of synthetic layouts, and a copy of the cache in which it is."""
+    data, cache = prepared_once
+    return data, Path(shutil.copytree(cache, tmp_path / "cache"))
+
+
+def files_of(cache):
+    return {path.relative_to(cache): path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("pattern", PURGES)
+@pytest.mark.parametrize("version", ["this", "an earlier"])
+def test_what_a_purge_has_taken_is_made_anew(prepared_once, prepared, pattern, version):
+    first, cache = prepared
+    if version == "an earlier" and pattern != "files.json":
+        purge(cache, "files.json")
+    purge(cache, pattern)
+    data = preparation.prepare(spec(None), cache)
+    assert (data.key, data.facts, records(data)) == (first.key, first.facts, records(first))
+    needless = {"files.json", "type.labels.txt"}  # no reader needs them
+    expected = {name: content for name, content in files_of(prepared_once[1]).items() if name.name not in needless}
+    assert expected.items() <= files_of(cache).items()
+    assert not list(cache.glob("*.gone"))
+
+
+@pytest.mark.parametrize("pattern", ["*train*", "features.json", "*_scene_*.png"])
+def test_a_file_with_nothing_in_it_is_as_good_as_gone(prepared, pattern):
+    first, cache = prepared
+    purge(cache, pattern, empty=True)
+    assert records(preparation.prepare(spec(None), cache)) == records(first)
+
+
+def test_what_an_earlier_version_has_prepared_is_used_as_it_is(prepared):
+    first, cache = prepared
+    purge(cache, "files.json")
+    before = snapshot(cache)
+    assert records(preparation.prepare(spec(None), cache)) == records(first)
+    assert preparation.is_prepared(cache, first.key)
+    assert snapshot(cache) == before
+
+
+def test_a_half_gone_data_set_whose_manifest_is_gone_is_one_line(manifest, tmp_path):
+    data = preparation.prepare(spec(manifest), tmp_path / "cache")
+    manifest.unlink()
+    purge(tmp_path / "cache", "*validation*")
+    assert not preparation.is_prepared(tmp_path / "cache", data.key)
+    with pytest.raises(UserError, match=r"manifest .*layouts\.csv does not exist"):
+        preparation.prepare(spec(manifest), tmp_path / "cache")
+
+
+def test_a_whole_data_set_is_read_where_nothing_can_be_written(prepared, monkeypatch):
+    first, cache = prepared
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    for name in ("open", "mkdir", "rename", "replace", "unlink"):
+        real = getattr(os, name)
+
+        def only_read(path, *arguments, real=real, name=name, **options):
+            writes = name != "open" or (arguments and arguments[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            return refuse() if writes and str(path).startswith(str(cache)) else real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, name, only_read)
+    assert records(preparation.prepare(spec(None), cache)) == records(first)
+
+
+def _build_where_files_are_gone(directory, log, barrier):
+    def is_whole(folder):
+        return (folder / "data").exists()
+
+    def build(folder):
+        with log.open("a") as file:
+            file.write("built\n")
+        time.sleep(1)
+        (folder / "data").write_text("whole")
+
+    barrier.wait(60)
+    preparation._build_once(directory, build, is_whole)
+    assert (directory / "data").read_text() == "whole"
+
+
+def test_two_jobs_at_once_mend_once(tmp_path):
+    (tmp_path / "set").mkdir()
+    context = multiprocessing.get_context("spawn")
+    arguments = tmp_path / "set", tmp_path / "log", context.Barrier(2)
+    jobs = [context.Process(target=_build_where_files_are_gone, args=arguments) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from imginav_jax.datasets import layout_file, layout_record, manifest
 from imginav_jax.errors import UserError
 
-VERSION = "3.0.0"
+NAME, VERSION = "imginav_layouts", "3.0.0"
 _AHEAD = 32  # layouts that are packed before their turn to be written
 
 

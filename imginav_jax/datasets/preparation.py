@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import tensorflow_datasets as tfds
 
 from imginav_jax import ownership
-from imginav_jax.datasets import imginav_layouts, layout_file, palette, split, synthetic
+from imginav_jax.datasets import file_list, imginav_layouts, layout_file, palette, split, synthetic
 from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
 from imginav_jax.datasets.manifest import Manifest, Row, read_manifest
 from imginav_jax.errors import UserError
@@ -86,7 +87,7 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
         layouts = _read_layouts(manifest, spec.image_size)
         fingerprint = _fingerprint(spec, layouts)
         key = _digest(fingerprint)
-        _build_once(_folder(cache_dir, key), lambda folder: _build(spec, manifest, layouts, key, folder))
+        _build_once(_folder(cache_dir, key), lambda folder: _build(spec, manifest, layouts, key, folder), _is_whole)
     except OSError as error:
         raise UserError(f"cannot prepare the data set in {cache_dir} (data.cache_dir): {error}") from None
     builder_dir = prepared_directory(cache_dir, key)
@@ -105,7 +106,23 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
 
 def prepared_directory(cache_dir: Path, key: str) -> Path:
     """Where a data set of this key is once it is prepared, for tfds.builder_from_directory."""
-    return _folder(cache_dir, key) / "imginav_layouts" / imginav_layouts.VERSION
+    return _inside(_folder(cache_dir, key))
+
+
+def is_prepared(cache_dir: Path, key: str) -> bool:
+    """Whether all files of the data set are there.
+
+    Raises:
+      UserError: the cache cannot be read.
+    """
+    try:
+        return _is_whole(_folder(cache_dir, key))
+    except OSError as error:
+        raise UserError(f"cannot read the data set in {cache_dir} (data.cache_dir): {error}") from None
+
+
+def _inside(folder: Path) -> Path:
+    return folder / imginav_layouts.NAME / imginav_layouts.VERSION
 
 
 def _folder(cache_dir: Path, key: str) -> Path:
@@ -120,7 +137,39 @@ def _draw_synthetic(spec: DataSpec, cache_dir: Path) -> Path:
         with Progress("Drawing synthetic layouts", spec.synthetic_size, "layouts") as progress:
             synthetic.write_manifest(folder, spec.synthetic_size, spec.image_size, spec.seed, progress.advance)
 
-    return _build_once(cache_dir / name, draw) / "layouts.csv"
+        file_list.write(folder)
+
+    return _build_once(cache_dir / name, draw, functools.partial(_is_drawn, count=spec.synthetic_size)) / "layouts.csv"
+
+
+def _is_drawn(folder: Path, count: int) -> bool:
+    """Whether all synthetic layouts are there; earlier versions left no list of the files."""
+    missing = file_list.find_missing(folder)
+    if missing is not None or not folder.exists():
+        return missing == []
+    try:
+        rows = read_manifest(folder / "layouts.csv").rows
+    except UserError:  # it is gone or cut off
+        return False
+    return len(rows) == count and all(file_list.size_of(row.path) for row in rows)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files of a prepared data set are there; earlier versions left no list of them."""
+    missing = file_list.find_missing(folder)
+    if missing is not None or not folder.exists():
+        return missing == []
+    directory = _inside(folder)
+    try:
+        splits = json.loads((directory / "dataset_info.json").read_bytes())["splits"]
+        names = [
+            f"{imginav_layouts.NAME}-{each['name']}.array_record-{index:05d}-of-{len(each['shardLengths']):05d}"
+            for each in splits
+            for index in range(len(each["shardLengths"]))
+        ]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    return all(file_list.size_of(directory / name) for name in (*names, "features.json", "metadata.json"))
 
 
 def _read_layouts(manifest: Manifest, image_size: int) -> list[Layout]:
@@ -191,22 +240,33 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _build_once(directory: Path, build: Callable[[Path], None]) -> Path:
-    """`directory`, filled by `build` unless it exists; it appears whole or not at all, whoever else wants it."""
-    if directory.exists():
+def _build_once(directory: Path, build: Callable[[Path], None], is_whole: Callable[[Path], bool] = Path.exists) -> Path:
+    """`directory`, filled by `build` unless it is whole; it appears whole or not at all, whoever else wants it."""
+    if is_whole(directory):
         return directory
     with ownership.own(Path(f"{directory}.lock"), f"data set {directory}", wait=True):
-        if not directory.exists():
+        if not is_whole(directory):
             incomplete = directory.with_name(directory.name + ".incomplete")
             shutil.rmtree(incomplete, ignore_errors=True)  # of a job that was killed: the lock says none is at work
             incomplete.mkdir()
             try:
                 build(incomplete)
-                incomplete.rename(directory)
+                _replace(directory, incomplete)
             except BaseException:
                 shutil.rmtree(incomplete, ignore_errors=True)
                 raise
     return directory
+
+
+def _replace(directory: Path, whole: Path) -> None:
+    """Gives `whole` the name of a folder of which files are gone, if there is one; for those who hold its lock."""
+    gone = directory.with_name(f"{directory.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)  # of a job that was killed here
+    if directory.exists():
+        logger.info("Files of %s were gone; it has been made anew", directory)
+        directory.rename(gone)
+    whole.rename(directory)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _build(spec: DataSpec, manifest: Manifest, layouts: Sequence[Layout], key: str, folder: Path) -> None:
@@ -234,6 +294,7 @@ def _build(spec: DataSpec, manifest: Manifest, layouts: Sequence[Layout], key: s
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces downloads, and there are none
             builder.download_and_prepare()
     shutil.rmtree(folder / "downloads", ignore_errors=True)
+    file_list.write(folder)
 
 
 class _Counted(Sequence[Layout]):
