@@ -8,6 +8,7 @@ by one of them.
 import argparse
 import contextlib
 import dataclasses
+import errno
 import functools
 import shutil
 import sys
@@ -47,6 +48,7 @@ from imginav_jax.trained_run import TrainedRun
 
 IMAGES_A_DEVICE = 4  # in a batch
 SHARD_EXAMPLES = 512
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _PROGRESS = "progress"  # folder of the finished shards' records, and of the locks
 
 
@@ -322,14 +324,19 @@ def _finish(job: _Job, data: PreparedData) -> bool:
 
 
 def _store_with_checkpoint(job: _Job) -> LatentStatistics:
-    """Puts the statistics beside the weights too, unless they are of other data than the run's."""
+    """Puts the statistics beside the weights too, unless they are of other data than the run's or cannot be put."""
+    latents.require_whole(job.out, job.description)
     found = LatentStatistics.load(outputs.read_json(job.out / latent_statistics.FILE_NAME))
-    trained_on = job.run.data.get("key", job.description.data_key)
-    if trained_on == job.description.data_key:
-        folder = weights.step_folder(job.run.directory, job.description.step)
-        outputs.write_json(folder / latent_statistics.FILE_NAME, found.dump())
-    else:
+    if job.run.data.get("key", job.description.data_key) != job.description.data_key:
         logger.info("These are not the layouts that the run was trained on: its checkpoint keeps its own statistics")
+        return found
+    folder = weights.step_folder(job.run.directory, job.description.step)
+    try:
+        outputs.write_json(folder / latent_statistics.FILE_NAME, found.dump())
+    except OSError as error:
+        if error.errno not in _NOT_ALLOWED:
+            raise
+        logger.info("The statistics are in %s alone: %s cannot be written (%s)", job.out, folder, error.strerror)
     return found
 
 

@@ -25,6 +25,7 @@ SPLITS = (TRAIN, VALIDATION)
 DESCRIPTION, INDEX = "latents.json", "index.csv"
 _INDEX_COLUMNS = ("file", "split", "type", "scene_id", "room_id", "layout_id")
 _NAME = "latents"  # of the data set, as TFDS knows it
+_REMEDY = "delete the folder, and imginav_jax.encode makes it anew"
 _RECORD_OPTIONS = "group_size:1,uncompressed"  # latents hardly compress, and trying takes longer than encoding may
 
 
@@ -95,6 +96,11 @@ def plan_shards(description: Description) -> list[Shard]:
     ]
 
 
+def _shard_file(shard: Shard) -> str:
+    """As TFDS names it."""
+    return f"{_NAME}-{shard.split}.array_record-{shard.index:05d}-of-{shard.of:05d}"
+
+
 class ShardWriter(Protocol):
     """Writes a shard's examples in order."""
 
@@ -111,7 +117,7 @@ def open_shard(folder: Path, description: Description, shard: Shard) -> ShardWri
 
 class _ArrayRecordShard:
     def __init__(self, folder: Path, description: Description, shard: Shard):
-        self._path = folder / f"{_NAME}-{shard.split}.array_record-{shard.index:05d}-of-{shard.of:05d}"
+        self._path = folder / _shard_file(shard)
         self._temporary = self._path.with_name(f".{self._path.name}.tmp")
         self._features = _features(description)
         specification: Any = self._features.get_serialized_info()
@@ -218,6 +224,7 @@ class StoredLatents:
     def __init__(self, directory: Path):
         """UserError where the folder holds none, or only some."""
         self.directory, self.description = directory, Description.load(directory)
+        require_whole(directory, self.description)
         self._sources: dict[str, Any] = {}
         try:
             if self.description.format == "npy":
@@ -225,12 +232,12 @@ class StoredLatents:
             else:
                 builder: Any = tfds.builder_from_directory(directory)
                 self._sources = {split: builder.as_data_source(split) for split in self.description.examples}
-                _check_shards(directory, builder)
             found = {split: len(self._sources.get(split, ())) for split in self.description.examples}
         except (OSError, RuntimeError, ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
-            raise UserError(f"{directory} cannot be read: {str(error).splitlines()[0]}") from None
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{directory} cannot be read: {reason}; {_REMEDY}") from None
         if found != self.description.examples:
-            raise UserError(f"{directory} holds {found} latents, expected {self.description.examples}")
+            raise UserError(f"{directory} holds {found} latents, expected {self.description.examples}; {_REMEDY}")
 
     def __len__(self) -> int:
         return sum(self.description.examples.values())
@@ -254,25 +261,37 @@ class StoredLatents:
         return Example(latent, *(record[column] for column in _INDEX_COLUMNS[2:]))
 
 
-def _check_shards(directory: Path, builder: Any) -> None:
-    """TFDS notices a missing file when it reads from it; UserError at once."""
-    for info in builder.info.splits.values():
-        for path in map(Path, info.filepaths):
-            if not path.exists():
-                raise UserError(f"{directory} lacks {path.name}")
+def require_whole(directory: Path, description: Description) -> None:
+    """UserError that names the files of finished latents that are gone, if any are."""
+    names = _npy_files(directory) if description.format == "npy" else _array_record_files(description)
+    gone = [name for name in names if not (directory / name).exists()]
+    if gone:
+        more = f" and {len(gone) - 1} more of its files" if len(gone) > 1 else ""
+        raise UserError(f"{directory} lacks {gone[0]}{more}; {_REMEDY}")
+
+
+def _array_record_files(description: Description) -> list[str]:
+    return [
+        *("dataset_info.json", "features.json"),
+        *(_shard_file(shard) for shard in plan_shards(description)),
+    ]
+
+
+def _npy_files(directory: Path) -> list[str]:
+    if not (directory / INDEX).exists():
+        return [INDEX]
+    return [row["file"] for rows in _read_index(directory).values() for row in rows]
 
 
 def _read_index(directory: Path) -> dict[str, list[dict[str, str]]]:
-    """The rows of each split; ValueError that names the first one that cannot be used."""
-    table = csv_table.read(directory / INDEX, _INDEX_COLUMNS, INDEX)
+    """The rows of each split; UserError that names the first line that cannot be used."""
+    table = csv_table.read(directory / INDEX, _INDEX_COLUMNS, str(directory / INDEX))
     places = table.find(_INDEX_COLUMNS)
-    if table.problems:
-        line, problem = table.problems[0]
-        raise ValueError(f"line {line} of {INDEX}: {problem}")
+    short = [(line, "has too few values") for line, values in table.records if len(values) < len(table.columns)]
+    for line, problem in (*table.problems, *short):
+        raise UserError(f"{directory / INDEX}: line {line}: {problem}")
     rows: dict[str, list[dict[str, str]]] = {}
-    for line, values in table.records:
-        if len(values) < len(table.columns):
-            raise ValueError(f"line {line} of {INDEX} has {len(values)} values, expected {len(table.columns)}")
+    for _, values in table.records:
         row = {column: values[place] for column, place in zip(_INDEX_COLUMNS, places, strict=True)}
         rows.setdefault(row["split"], []).append(row)
     return rows

@@ -1,6 +1,7 @@
 """Latents of a run's data set: what other programs read, what an interruption leaves, and what is refused."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from test_latent_statistics import statistics_of
 from test_train import tiny_config
 
 from conftest import ROOT, TINY, random_layout
-from imginav_jax import autoencoder, latents, train, weights
+from imginav_jax import autoencoder, latents, outputs, train, weights
 from imginav_jax.datasets import layout_record, preparation
 from imginav_jax.decode import decode
 from imginav_jax.encode import encode
@@ -375,3 +376,50 @@ def test_a_changed_manifest_is_noticed(tmp_path):
     assert encode(tmp_path / "work", tmp_path / "a", manifest=str(path)) is not None
     assert sum(StoredLatents(tmp_path / "a").description.examples.values()) == 11
     assert not list((tmp_path / "work").glob("checkpoints/*/latent_statistics.json"))
+
+
+@pytest.mark.parametrize(
+    ("format", "gone", "message"),
+    [
+        ("array_record", "features.json", r"lacks features\.json; delete the folder"),
+        ("array_record", "latents-*", r"lacks latents-train\.array_record-0+-of-\d+ and \d+ more of its files; delete"),
+        ("npy", "index.csv", r"lacks index\.csv; delete the folder, and imginav_jax\.encode makes it anew"),
+        ("npy", "train/000001.npy", r"lacks train/000001\.npy; delete the folder"),
+    ],
+)
+def test_half_gone_latents_are_one_line_that_says_what_to_do(work, tmp_path, format, gone, message):  # noqa: A002
+    out = tmp_path / "latents"
+    encode(work, out, format=format)
+    for path in out.glob(gone):
+        path.unlink()
+    with pytest.raises(UserError, match=message):
+        StoredLatents(out)
+    with pytest.raises(UserError, match=message):
+        encode(work, out, format=format)
+
+
+def test_an_index_that_a_spreadsheet_has_saved_is_read(work, tmp_path):
+    encode(work, tmp_path / "latents", format="npy")
+    index, expected = tmp_path / "latents" / "index.csv", read_all(tmp_path / "latents", "train")
+    content = index.read_text()
+    index.write_bytes(("\ufeffsep=;\r\n" + content.replace(",", ";")).encode())
+    np.testing.assert_array_equal(read_all(tmp_path / "latents", "train"), expected)
+    index.write_text(content.replace("train,", '"train,', 1))
+    with pytest.raises(UserError, match=r"index\.csv: line 2: a quote is opened in this line and never closed"):
+        StoredLatents(tmp_path / "latents")
+
+
+def test_statistics_that_cannot_be_put_beside_the_weights_stay_with_the_latents(work, tmp_path, monkeypatch, caplog):
+    real = outputs.write_json
+
+    def refuse(path, content):
+        if path.is_relative_to(work):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(outputs, "write_json", refuse)
+    caplog.set_level("INFO", logger="imginav_jax")
+    assert encode(work, tmp_path / "latents") is not None
+    assert (tmp_path / "latents" / "latent_statistics.json").exists()
+    (line,) = [each for each in caplog.messages if "The statistics are in" in each]
+    assert f"The statistics are in {tmp_path / 'latents'} alone: {work / 'checkpoints'}" in line
