@@ -3,13 +3,16 @@
 import collections
 import contextlib
 import copy
+import errno
 import functools
 import itertools
 import math
 import mmap
 import os
+import shutil
+import signal
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +24,14 @@ import tensorflow_datasets as tfds
 from imginav_jax import signals, workers
 from imginav_jax.batch import Batch
 from imginav_jax.datasets import layout_record
+from imginav_jax.errors import UserError
 
 _MAX_DECODING_THREADS = 8  # each decodes a batch of its own
 _DEVICE_BATCHES = 2  # on the device ahead of the step
 _SHUFFLE_ROUNDS = 4  # Grain's own number
 _MEMORY_SHARE = 0.05  # of the free memory, for packed layouts
+_SHARED_MEMORY = Path("/dev/shm")
+_BYTES_OF_LOCKS = 2**18  # a process; each is a page
 _BYTES_A_LAYOUT = 500  # what Python adds to one in memory
 _free_memory: dict[int, collections.deque[mmap.mmap]] = {}  # of forgotten batches, by its size in bytes
 
@@ -151,7 +157,19 @@ def prefetch(
       dataset: of host batches.
       sharding: where each array's leading axis goes.
       num_workers: processes that decode, one thread each; 0 decodes in threads of this process.
+
+    Raises:
+      UserError: the memory over which workers hand their batches is too small.
     """
+    if not num_workers:
+        return _prefetch(dataset, sharding, 0)
+    _require_shared_memory(dataset, num_workers)
+    return _name_shared_memory(_prefetch(dataset, sharding, num_workers))
+
+
+def _prefetch(
+    dataset: grain.MapDataset[Batch], sharding: jax.sharding.Sharding, num_workers: int
+) -> Generator[Batch, None, None]:
     place = functools.partial(_place, sharding)
     if num_workers:
         batches = _decode_in_processes(dataset, num_workers).map(place)
@@ -169,6 +187,36 @@ def prefetch(
         yield from iterator
     finally:
         iterator.close()
+
+
+def _require_shared_memory(dataset: grain.MapDataset[Batch], num_workers: int) -> None:
+    """UserError where not even the batches fit that are there at once: two of each worker, one on its way."""
+    batch = dataset[0] if len(dataset) and _SHARED_MEMORY.exists() else None
+    if batch is None:
+        return
+    needed = (2 * num_workers + 1) * sum(array.nbytes for array in batch) + (num_workers + 1) * _BYTES_OF_LOCKS
+    if shutil.disk_usage(_SHARED_MEMORY).free < needed:
+        raise UserError(_say_too_small())
+
+
+def _name_shared_memory(batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+    """The batches; where the workers' memory is full, an error that says so."""
+    try:
+        with contextlib.closing(batches):
+            yield from batches
+    except Exception as error:
+        is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if is_full or f"exit code {-signal.SIGBUS}" in str(error):
+            raise UserError(_say_too_small()) from error
+        raise
+
+
+def _say_too_small() -> str:
+    free = shutil.disk_usage(_SHARED_MEMORY).free / 2**20
+    return (
+        f"{_SHARED_MEMORY}, over which workers hand their batches, is too small ({free:.1f} MiB are free): enlarge it, "
+        "or decode in this process by --config.data.num_workers=0"
+    )
 
 
 def _decode_in_processes(dataset: grain.MapDataset[Batch], count: int) -> grain.IterDataset[Batch]:

@@ -1,6 +1,8 @@
 """Batches: full and reshuffled for training, every image once for evaluation, uint8 all the way."""
 
+import errno
 import itertools
+import shutil
 
 import grain
 import jax
@@ -10,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from imginav_jax import input_pipeline
 from imginav_jax.datasets import layout_record, preparation
+from imginav_jax.errors import UserError
 from imginav_jax.input_pipeline import Part
 
 
@@ -80,3 +83,40 @@ def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):
             stored = layout_record.decode(source[int(index)]["image"])
             np.testing.assert_array_equal(image, stored)
     assert source.layout_id(0).startswith("synthetic_")
+
+
+def test_shared_memory_that_is_too_small_for_workers_is_one_line(source, monkeypatch):
+    dataset, sharding = input_pipeline.train_dataset(source, 4, 1, 0), SingleDeviceSharding(jax.devices()[0])
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**20, 2**20 - 2**16, 2**16))
+    message = r"/dev/shm, .*, is too small \(0\.1 MiB are free\): .* --config\.data\.num_workers=0$"
+    with pytest.raises(UserError, match=message):
+        input_pipeline.prefetch(dataset, sharding, num_workers=1)
+    assert len(list(input_pipeline.prefetch(dataset, sharding))) == len(dataset), "threads need none"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Worker process was terminated unexpectedly with exit code -7. Search the logs"),  # SIGBUS
+    ],
+)
+def test_shared_memory_that_runs_full_later_is_named_too(error):
+    def batches():
+        yield "batch"
+        raise error
+
+    found = input_pipeline._name_shared_memory(batches())
+    assert next(found) == "batch"
+    with pytest.raises(UserError, match=r"/dev/shm, over which workers hand their batches, is too small"):
+        next(found)
+
+
+def test_another_end_of_a_worker_keeps_its_own_words():
+    def batches():
+        yield "batch"
+        raise RuntimeError("exit code -9")
+
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        list(input_pipeline._name_shared_memory(batches()))

@@ -84,6 +84,12 @@ def test_what_is_missing_is_named():
     assert decide([r1], RULE, ("R1", "R2", "R3")).sentence == "Undecided, because R2 and R3 are missing."
     unfinished = fixed("R2", 0.2, 0.2, missing="R2 has not finished")
     assert decide([r1, unfinished], RULE).sentence == "Undecided, because R2 has not finished."
+    known = {"R3": "R3 has left nothing: see a.log"}
+    found = decide([r1, unfinished], RULE, ("R1", "R2", "R3", "R4"), incomplete=known)
+    assert found.sentence == ("Undecided, because R4 is missing; R3 has left nothing: see a.log; R2 has not finished.")
+    found = decide([r1, r2], RULE, ("R1", "R2", "R3"), "there are 2 scenes", known)
+    assert found.sentence == "Undecided, because there are 2 scenes; R3 has left nothing: see a.log."
+    assert decide([], RULE, incomplete=known).sentence == "Undecided, because R3 has left nothing: see a.log."
     assert decide([], RULE).sentence == "Undecided, because there is no run."
     assert decide([r1, r2], RULE, obstacle="there are 2 scenes").sentence == "Undecided, because there are 2 scenes."
 

@@ -9,9 +9,9 @@ import csv
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.random import Generator
 from PIL import Image
 
+from imginav_jax import signals, workers
 from imginav_jax.datasets.palette import CLASS_NAMES, COLORS
 
 Points = Float[np.ndarray, "points 2"]  # metres; or wall coordinates: along a wall from its middle, into the room
@@ -321,12 +322,17 @@ def write_manifest(
     while left > 0:  # the last scene is cut off
         limits.append(min(left, 1 + _begin(seed, len(limits))[1]))
         left -= limits[-1]
-    write, scenes, cores = partial(_write_scene, directory, size, seed), range(len(limits)), os.sched_getaffinity(0)
-    with ProcessPoolExecutor(len(cores), get_context("spawn")) as pool:  # starts its processes with the first task
-        few = len(cores) == 1 or len(limits) < FEW_SCENES
-        for scene_rows in map(write, scenes, limits) if few else pool.map(write, scenes, limits, chunksize=4):
-            rows += scene_rows
-            on_written(len(scene_rows))
+    write, scenes = partial(_write_scene, directory, size, seed), range(len(limits))
+    few = len(os.sched_getaffinity(0)) == 1 or len(limits) < FEW_SCENES
+    with nullcontext() if few else workers.open_pool() as pool:
+        with signals.withheld():  # from the processes, which end with this one
+            written = map(write, scenes, limits) if pool is None else pool.map(write, scenes, limits, chunksize=4)
+        try:
+            for scene_rows in written:
+                rows += scene_rows
+                on_written(len(scene_rows))
+        except BrokenProcessPool:
+            raise OSError("a process that drew layouts was ended from outside; is there enough memory?") from None
     with (manifest := directory / "layouts.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("scene_id", "type", "room_id", "layout_path", "is_empty"), *rows])
     return manifest

@@ -18,6 +18,7 @@ from imginav_jax.progress import logger
 from imginav_jax.report import cost, gallery, page, runs, settings, tables
 from imginav_jax.report.bootstrap import Estimate
 from imginav_jax.report.decision import Candidate, Decision, Rule, decide
+from imginav_jax.report.incomplete import Expected
 from imginav_jax.report.measure import measure
 from imginav_jax.report.metric_table import METRICS
 from imginav_jax.report.probe import Settings
@@ -30,20 +31,28 @@ from imginav_jax.trained_run import TrainedRun
 _COMPUTED = "computed"  # folder of what later reports need not measure again
 
 
-def build(paths: Sequence[Path], out: Path | None, config: Config) -> tuple[Report, Path]:
+def build(
+    paths: Sequence[Path],
+    out: Path | None,
+    config: Config,
+    expected: Sequence[Expected] = (),
+    work: Path | None = None,
+) -> tuple[Report, Path]:
     """Makes the report and returns it with its folder.
 
     Args:
       paths: phase folders or workdirs.
       out: the folder; default: `report` in the phase folder.
       config: as configs/report.py makes it.
+      expected: runs that are to be there; one that is not stands in the decision.
+      work: the folder in which they were started, for their logs; default: the current one.
 
     Raises:
       UserError: there is no run, the runs are not comparable, a value of the config is out of range, or the folder
         cannot be written.
     """
     settings.check(config)
-    found = runs.find(paths)
+    found = runs.find(paths, expected, work)
     for problem in (*found.unusable, *found.problems):
         logger.warning("%s", problem)
     if not found.runs:
@@ -101,19 +110,24 @@ def _decide(
     weights = {_describe_detail(name): weight for name, weight in config.decision.weights.items()}
     rule = Rule(config.decision.margin, weights, config.bootstrap.confidence)
     by_label = {result.label: result for result in results}
-    unfinished = {group.label: f"{group.label} has not finished" for group in found.groups if not group.is_finished}
+    incomplete: dict[str, str] = {}
+    for each in found.incomplete:
+        texts = [incomplete[each.experiment]] if each.experiment in incomplete else []
+        incomplete[each.experiment] = "; ".join([*texts, each.describe()])
     decisions = {}
     for number, labels in enumerate(config.decision.arms):
-        there = [each if each in by_label else config.decision.stand_ins.get(each, each) for each in labels]
-        if number and not any(each in by_label for each in labels):
+        own = {each for each in labels if each in by_label or each in incomplete}
+        there = [each if each in own else config.decision.stand_ins.get(each, each) for each in labels]
+        if number and not own:
             continue
         candidates = []
         for label in there:
             if (result := by_label.get(label)) is not None:
                 shape, detail = result.latent_shape, _detail(result, config)
-                candidates.append(Candidate(label, shape, detail, costs.get(shape), unfinished.get(label)))
+                candidates.append(Candidate(label, shape, detail, costs.get(shape), incomplete.get(label)))
         obstacle = _find_obstacle(found, there, num_scenes, config.bootstrap.min_scenes)
-        decisions[", ".join(there)] = decide(candidates, rule, there, obstacle)
+        of_arm = {label: text for label, text in incomplete.items() if label in there}
+        decisions[", ".join(there)] = decide(candidates, rule, there, obstacle, of_arm)
     return decisions
 
 

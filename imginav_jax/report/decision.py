@@ -85,7 +85,11 @@ class Decision:
 
 
 def decide(
-    candidates: Sequence[Candidate], rule: Rule, expected: Sequence[str] = (), obstacle: str | None = None
+    candidates: Sequence[Candidate],
+    rule: Rule,
+    expected: Sequence[str] = (),
+    obstacle: str | None = None,
+    incomplete: Mapping[str, str] | None = None,
 ) -> Decision:
     """Applies the rule.
 
@@ -94,14 +98,18 @@ def decide(
       rule: the rule.
       expected: labels without which there is no decision.
       obstacle: why nothing can be decided; None where something can.
+      incomplete: what became of those expected that are no candidates, by label, as far as that is known.
     """
     ordered = sorted(candidates, key=lambda each: -each.latent_shape[0])
+    known = [text for label, text in (incomplete or {}).items() if label not in {each.label for each in ordered}]
     if not ordered:
-        return Decision(None, _undecided("there is no run"), ())
+        return Decision(None, _undecided("; ".join(known) or "there is no run"), ())
     finest = ordered[0]
     outcomes = [Outcome(finest.label, "preferred", (), "the finest latent")]
     outcomes += [_judge(each, finest, rule) for each in ordered[1:]]
-    obstacle = obstacle or _find_obstacle(ordered, outcomes, expected)
+    known += [each.missing for each in ordered if each.missing]
+    absent = [label for label in expected if label not in {*(incomplete or {}), *(each.label for each in ordered)}]
+    obstacle = "; ".join([obstacle, *known]) if obstacle else _find_obstacle(ordered, outcomes, absent, known)
     if obstacle is None:
         winner, obstacle = _choose(ordered, outcomes)
         if winner is not None:
@@ -164,14 +172,13 @@ def _fall(metric: str, fall: Estimate, rule: Rule) -> Fall:
     return Fall(metric, fall.value, low, high, verdict)
 
 
-def _find_obstacle(ordered: Sequence[Candidate], outcomes: Sequence[Outcome], expected: Sequence[str]) -> str | None:
+def _find_obstacle(
+    ordered: Sequence[Candidate], outcomes: Sequence[Outcome], absent: Sequence[str], known: Sequence[str]
+) -> str | None:
     """What makes any choice premature."""
-    absent = [label for label in expected if label not in {each.label for each in ordered}]
-    if absent:
-        return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing"
-    unfinished = [each.missing for each in ordered if each.missing]
-    if unfinished:
-        return "; ".join(unfinished)
+    missing = [f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing"] if absent else []
+    if missing or known:
+        return "; ".join([*missing, *known])
     if len({each.latent_shape[:2] for each in ordered}) < 2:
         return "there are not two resolutions to compare"
     if all(fall.low <= 0 <= fall.high or math.isnan(fall.value) for each in outcomes for fall in each.falls):

@@ -4,12 +4,11 @@ import hashlib
 import inspect
 import io
 import json
-import os
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from imginav_jax import atomic, convolutions, direct_convolutions, model, normalization, steps, winograd
+from imginav_jax import atomic, convolutions, direct_convolutions, model, normalization, steps, winograd, workers
 from imginav_jax.datasets import layout_record, palette
+from imginav_jax.errors import UserError
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.progress import Progress, logger
 from imginav_jax.report import baselines, fidelity, probe, structure, subjects
@@ -47,6 +47,7 @@ def measure(chosen: Sequence[Subject], source: LayoutSource, data_key: str, fold
 
     Raises:
       OSError: `folder` cannot be written.
+      UserError: a process that counts was ended from outside.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {subject.name: folder / f"{_key(subject, data_key)}.npz" for subject in chosen}
@@ -54,10 +55,13 @@ def measure(chosen: Sequence[Subject], source: LayoutSource, data_key: str, fold
     if measured:
         logger.info("%d of %d measurements are reused from %s", len(measured), len(chosen), folder)
     missing = [subject for subject in chosen if subject.name not in measured]
-    with _open_pool(len(source)) as pool:
-        for subject in missing:
-            measured[subject.name] = _compute(subject, source, pool)
-            _write(paths[subject.name], measured[subject.name])
+    try:
+        with _open_pool(len(source)) as pool:
+            for subject in missing:
+                measured[subject.name] = _compute(subject, source, pool)
+                _write(paths[subject.name], measured[subject.name])
+    except BrokenProcessPool:
+        raise UserError("a process that counted was ended from outside; is there enough memory?") from None
     for subject in chosen:
         measured[subject.name] = {**measured.get(subject.shares, {}), **measured[subject.name]}
     return measured
@@ -127,7 +131,7 @@ def _open_pool(num_layouts: int) -> Executor:
     """Processes, for SciPy and scikit-image hold on to the interpreter; a few layouts are done before they start."""
     if num_layouts <= _FEW_LAYOUTS:
         return ThreadPoolExecutor(1)
-    return ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"))
+    return workers.open_pool()
 
 
 def _submit(pool: Executor, outputs: Outputs, images: Images, count: int) -> Iterator[_Pending]:

@@ -1,14 +1,15 @@
 """The runs that a report is about: found in folders, read as far as they have come, checked to be comparable."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from imginav_jax import trained_run
 from imginav_jax.errors import UserError
 from imginav_jax.outputs import Outputs, read_json
-from imginav_jax.report import training_log
+from imginav_jax.report import incomplete, training_log
+from imginav_jax.report.incomplete import Expected, Incomplete
 from imginav_jax.report.training_log import Row
 from imginav_jax.trained_run import TrainedRun
 
@@ -94,15 +95,23 @@ class Found:
     problems: list[str] = dataclasses.field(default_factory=list)
     unusable: list[str] = dataclasses.field(default_factory=list)  # of the paths that were asked for
     phase_dir: Path = Path()  # the first phase folder that was asked for, or that of the first workdir
+    incomplete: list[Incomplete] = dataclasses.field(default_factory=list)  # expected, or something of them is there
+    expected: list[Expected] = dataclasses.field(default_factory=list)
 
     @property
     def runs(self) -> list[Run]:
         return [run for group in self.groups for run in group.runs]
 
 
-def find(paths: Sequence[Path]) -> Found:
-    """The runs in phase folders or workdirs; what cannot be read is a problem, and the others are still found."""
-    found, runs, failures = Found(), {}, {}
+def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | None = None) -> Found:
+    """The runs in phase folders or workdirs; what cannot be read is a problem, and the others are still found.
+
+    Args:
+      paths: the folders.
+      expected: runs that are to be there.
+      work: the folder in which they were started, for their logs; None for the current one.
+    """
+    found, runs, failures = Found(expected=list(expected)), {}, {}
     for path in paths:
         descriptions = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else []
         if not descriptions:
@@ -115,12 +124,65 @@ def find(paths: Sequence[Path]) -> Found:
                 if directory not in runs:
                     runs[directory] = _read(description, directory, found.problems)
             except UserError as error:
-                failures[name] = f"{name}: {error}"
+                failures[name] = description, str(error)
     names = {run.name for run in runs.values()}
-    found.problems += [failure for name, failure in failures.items() if name not in names]
+    failures = {name: failure for name, failure in failures.items() if name not in names}
     found.groups = _group(list(runs.values()), found.problems)
+    _add_unfinished(found, work)
+    _add_failures(found, failures, work)
+    _add_absent(found, work)
     found.phase_dir = _find_phase_dir(paths, found.runs)
     return found
+
+
+def _call(found: Found, name: str, experiment: str) -> str:
+    """A run as it was typed, or by its experiment."""
+    return next((each.text for each in found.expected if each.pattern.fullmatch(name)), experiment or name)
+
+
+def _add_unfinished(found: Found, work: Path | None) -> None:
+    for group in found.groups:
+        for run in group.runs:
+            if not run.is_finished:
+                log = incomplete.find_log(run.name, run.trained.directory, work)
+                label = group.label if len(group.runs) == 1 else f"{group.label} seed {run.seed}"
+                text = _call(found, run.name, label)
+                each = Incomplete(run.experiment, text, run.name, "has not finished", log)
+                found.incomplete.append(each)
+                counts = f"{len(run.rows)} of {run.num_epochs} epochs"
+                found.problems.append(f"{run.name}: not finished, {counts}; measured as it is{each.where}")
+
+
+def _add_failures(found: Found, failures: Mapping[str, tuple[Path, str]], work: Path | None) -> None:
+    """Of runs that left a description and nothing that can be measured."""
+    for name, (path, problem) in failures.items():
+        experiment, workdir = _describe(path)
+        log = incomplete.find_log(name, workdir, work)
+        each = Incomplete(experiment, _call(found, name, experiment), name, "has left no weights to measure", log)
+        found.incomplete.append(each)
+        found.problems.append(f"{name}: {problem}{each.where}")
+
+
+def _describe(path: Path) -> tuple[str, Path | None]:
+    """Experiment and workdir, as far as a description says them."""
+    try:
+        description = read_json(path)
+    except UserError:
+        return "", None
+    config, workdir = description.get("config"), description.get("workdir")
+    experiment = config.get("experiment") if isinstance(config, dict) else None
+    return str(experiment or ""), Path(workdir) if isinstance(workdir, str) else None
+
+
+def _add_absent(found: Found, work: Path | None) -> None:
+    """Of runs that left nothing at all."""
+    names = [*(run.name for run in found.runs), *(each.name for each in found.incomplete)]
+    for expected in found.expected:
+        if not any(expected.pattern.fullmatch(name) for name in names):
+            log = incomplete.find_log(expected.name, None, work)
+            each = Incomplete(expected.experiment, expected.text, expected.name, "has left nothing", log)
+            found.incomplete.append(each)
+            found.problems.append(f"{expected.name}: nothing of it is there{each.where}")
 
 
 def _find_phase_dir(paths: Sequence[Path], runs: Sequence[Run]) -> Path:
@@ -161,8 +223,6 @@ def _read(path: Path, directory: Path, problems: list[str]) -> Run:
     rows = _read_rows(next(filter(Path.exists, map(outputs.metrics_csv, outputs.folders)), None), name, problems)
     planned = trained.experiment.config.num_epochs
     is_finished = _has_ended(outputs.summary_json(directory), planned)
-    if not is_finished:
-        problems.append(f"{name}: not finished, {len(rows)} of {planned} epochs; measured as it is")
     phase_dir = Path(str(description.get("phase_dir", ""))) if _is_workdir(path.parent) else path.parent
     return Run(name, experiment, trained, phase_dir, fingerprint, rows, is_finished)
 

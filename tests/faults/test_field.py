@@ -1,12 +1,17 @@
 """What people's folders do to a run: files that a purge has taken, and folders that may only be read."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from conftest import ROOT
+from faults.test_kills import children_of
+from faults.test_signals import wait_for_the_end_of_group
 from imginav_jax.datasets import preparation
 
 LEFT = "*-v*/imginav_layouts/*/"
@@ -96,3 +101,36 @@ def test_what_only_reads_a_run_needs_no_right_to_write(whole, tmp_path, counted)
     assert code == 1
     assert "Traceback" not in output
     counted(len(READERS) + 3)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="one core draws without other processes")
+@pytest.mark.fault(38, "SIGKILL, and others, while synthetic layouts are drawn")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2], ids=lambda number: number.name)
+def test_who_draws_ends_with_the_run(place, counted, number):
+    place.cache = place.folder / "cache"
+    process = place.start(data__synthetic_size=4000)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(place.cache.glob("*.incomplete/layouts/*.png")):
+        time.sleep(0.1)
+    assert len(children_of(process.pid)) >= 2, "processes draw"
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGUSR2: 75}[number], output
+    wait_for_the_end_of_group(process.pid)
+    assert "Traceback" not in output
+    assert number == signal.SIGKILL or not list(place.cache.glob("*.incomplete"))
+    counted(1)
+
+
+@in_a_namespace
+@pytest.mark.fault(39, "a /dev/shm that is too small for the loader's workers")
+def test_a_small_shared_memory_is_one_line(place, counted):
+    settings = {"data__num_workers": 1, "data__image_size": 128, "batch_size": 8, "num_epochs": 20}
+    small = 'mount -t tmpfs -o size=1900k tmpfs /dev/shm && exec "$@"'  # four batches, and JAX goes on to hold them
+    code, output = place.run(launcher=("unshare", "-m", "bash", "-c", small, "small"), **settings)
+    assert code == 1, output
+    (line,) = [each for each in output.splitlines() if each.startswith("error: ")]
+    assert "/dev/shm, over which workers hand their batches, is too small" in line
+    assert line.endswith("--config.data.num_workers=0")
+    assert "Traceback" not in output
+    counted(1)
