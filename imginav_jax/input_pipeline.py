@@ -46,8 +46,16 @@ class LayoutSource(Sequence[dict[str, Any]]):
     """Random access to one split of a prepared data set."""
 
     def __init__(self, directory: Path, split: str):
-        builder: Any = tfds.builder_from_directory(directory)
-        self._records = builder.as_data_source(split)
+        """UserError where a file of the split is damaged so that it cannot be opened."""
+        try:
+            builder: Any = tfds.builder_from_directory(directory)
+            self._records = builder.as_data_source(split)
+            lengths = builder.info.splits[split].shard_lengths
+            for first in itertools.accumulate(lengths[:-1], initial=0):  # opened now, not when an epoch is done
+                self._records[first]
+        except (OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{directory} cannot be read: {reason}; delete it, and it is prepared anew") from None
         self._rows: Sequence[int] = range(len(self._records))
         self._read: dict[int, Packed] | None = {} if _fits_in_memory(directory, len(self._records)) else None
 

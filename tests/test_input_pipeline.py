@@ -120,3 +120,13 @@ def test_another_end_of_a_worker_keeps_its_own_words():
 
     with pytest.raises(RuntimeError, match="exit code -9"):
         list(input_pipeline._name_shared_memory(batches()))
+
+
+@pytest.mark.parametrize("split", [preparation.TRAIN, preparation.VALIDATION])
+def test_a_damaged_file_is_noticed_before_the_first_step(data, tmp_path, split):
+    directory = tmp_path / data.directory.parent.name / data.directory.name
+    shutil.copytree(data.directory, directory)
+    for path in directory.glob(f"*{split}*"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match=r"cannot be read: .*; delete it, and it is prepared anew"):
+        input_pipeline.LayoutSource(directory, split)

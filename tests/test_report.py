@@ -377,23 +377,22 @@ def test_an_expected_seed_is_one_run_and_overridden_models_have_other_names():
 
 
 def test_the_decision_says_which_expected_run_is_not_there(reported, trained, tmp_path):
-    """And which is, but has not come to its end."""
-    log = with_a_log(tmp_path / "experiments" / "phase1" / NAMES["R2"], NAMES["R2"])
-    out, phase = tmp_path / "out", Path(shutil.copytree(trained / "phase", tmp_path / "phase"))
+    name, out = f"{NAMES['R2']}_seed7", tmp_path / "out"
+    log = with_a_log(tmp_path / "experiments" / "phase1" / name, name)
     shutil.copytree(reported[0] / "computed", out / "computed")
-    (phase / f"{NAMES['R2']}_experiment.json").unlink()
-    options = "--expected", *ALL, "V1,quick", "--work", tmp_path, "--out", out
-    result = run("report", phase, *options)
+    options = "--expected", *ALL, "R2,quick,seed=7", "V1,quick", "--work", tmp_path, "--out", out
+    result = run("report", trained / "phase", *options)
     assert result.returncode == 0, result.stderr
-    sentence = f"R2,quick has left nothing: see {log}"
+    sentence = f"R2,quick,seed=7 has left nothing: see {log}"
     stored = json.loads((out / "metrics.json").read_text())
-    assert sentence in stored["decisions"]["R1, R2, R3"]["sentence"]
+    assert stored["decisions"]["R1, R2, R3"]["sentence"].startswith("Undecided, because the validation split has ")
+    assert stored["decisions"]["R1, R2, R3"]["sentence"].endswith(f"; {sentence}.")
     assert "V1,quick has left nothing" in stored["decisions"]["V1, R2, V3"]["sentence"]
-    assert f"{NAMES['R2']}: nothing of it is there: see {log}" in stored["problems"]
+    assert f"{name}: nothing of it is there: see {log}" in stored["problems"]
     assert sentence in result.stdout
     assert (out / "index.html").read_text().count(str(log)) >= 2
-    line = complaint(run("report", tmp_path, *options))
-    assert f"no run in {tmp_path} can be reported on" in line
+    with pytest.raises(UserError, match=f"no run in {tmp_path} can be reported on"):
+        build.build([tmp_path], tmp_path / "other", fast_config(), incomplete.resolve(ALL), tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '"x"', "{}", '{"workdir": null}', '{"config": 1, "fingerprint": []}'])
