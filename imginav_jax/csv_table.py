@@ -17,8 +17,9 @@ from typing import NamedTuple
 from imginav_jax.errors import UserError
 
 _DELIMITERS = ",;\t"
-_SEPARATOR_LINE = re.compile(rf'\s*"?sep=(.)"?[{_DELIMITERS} ]*', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(rf'\s*"?sep=(\t|[^\w\s"])"?[{_DELIMITERS} ]*', re.IGNORECASE)
 _LINE_END = re.compile("\r\n|\n|\r")
+_LARGEST = 2**30  # bytes; no table of layouts comes near
 _NOT_CLOSED = "a quote is opened in this line and never closed"
 
 
@@ -80,6 +81,8 @@ def read(path: Path, expected: Sequence[str], name: str) -> Table:
       OSError: the file cannot be read.
       UserError: it is no text, or its header cannot be split.
     """
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"{name} cannot be read as a CSV file: it is larger than {_LARGEST / 2**30:.0f} GiB")
     lines, problems = _decode(path.read_bytes(), name)
     filled = [number for number, line in enumerate(lines) if line.strip(f" {_DELIMITERS}")]
     number = filled[0] if filled else len(lines)
@@ -90,12 +93,10 @@ def read(path: Path, expected: Sequence[str], name: str) -> Table:
         return Table(name, [])
     if number in problems:
         raise UserError(f"{name} cannot be read as a CSV file: line {number + 1} {problems[number]}")
-    header = lines[number]
-    delimiter = forced[1] if forced else max(_DELIMITERS, key=lambda each: _count_found(header, each, expected))
-    columns = _split(header, delimiter)
-    if columns is None:
-        raise UserError(f"{name} cannot be read as a CSV file: line {number + 1}: {_NOT_CLOSED}")
-    columns = [column.strip() for column in columns]
+    try:
+        columns, delimiter = _split_header(lines[number], expected, forced and forced[1])
+    except csv.Error as error:
+        raise UserError(f"{name} cannot be read as a CSV file: line {number + 1}: {error}") from None
     table = Table(name, columns, last_line=filled[-1] + 1, is_cut=bool(lines[-1]))
     _read_records(table, lines, number + 1, delimiter, problems)
     return table
@@ -122,9 +123,17 @@ def _decode(content: bytes, name: str) -> tuple[list[str], dict[int, str]]:
     return lines, problems
 
 
-def _count_found(header: str, delimiter: str, expected: Sequence[str]) -> int:
-    names = {column.strip().casefold() for column in _split(header, delimiter) or ()}
-    return sum(column.casefold() in names for column in expected)
+def _split_header(header: str, expected: Sequence[str], forced: str | None) -> tuple[list[str], str]:
+    """The columns, and the delimiter by which most of the expected ones are found."""
+    wanted = {column.casefold() for column in expected}
+    candidates = []
+    for delimiter in forced or _DELIMITERS:
+        columns = [column.strip() for column in _split(header, delimiter) or ()]
+        candidates.append((len(wanted & {column.casefold() for column in columns}), columns, delimiter))
+    _, columns, delimiter = max(candidates, key=lambda each: each[0])
+    if not columns:
+        raise csv.Error(_NOT_CLOSED)
+    return columns, delimiter
 
 
 def _read_records(table: Table, lines: list[str], start: int, delimiter: str, problems: dict[int, str]) -> None:

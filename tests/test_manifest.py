@@ -211,7 +211,16 @@ def test_bytes_that_are_no_text_cost_their_row_alone(tmp_path, kind):
     assert len(read_manifest(tmp_path / "layouts.csv").problems) == 1
 
 
-@pytest.mark.parametrize("content", [as_text().encode("utf-16-le"), as_text().encode("utf-16")[:-1], b"PK\3\4\xff\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        as_text().encode("utf-16-le"),
+        as_text().encode("utf-16")[:-1],
+        b"PK\3\4\xff\n",
+        b'"scene_id,' + as_text().encode(),
+        b'"' + b"x" * 10**6 + b'",' + as_text().encode(),
+    ],
+)
 def test_a_file_that_is_no_text_is_one_line(tmp_path, content):
     (tmp_path / "layouts.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"layouts\.csv cannot be read as a CSV file: .*") as error:

@@ -158,7 +158,9 @@ def _add_failures(found: Found, failures: Mapping[str, tuple[Path, str]], work: 
     for name, (path, problem) in failures.items():
         experiment, workdir = _describe(path)
         log = incomplete.find_log(name, workdir, work)
-        each = Incomplete(experiment, _call(found, name, experiment), name, "has left no weights to measure", log)
+        each = Incomplete(
+            experiment, _call(found, name, experiment), name, "has left nothing that can be measured", log
+        )
         found.incomplete.append(each)
         found.problems.append(f"{name}: {problem}{each.where}")
 
