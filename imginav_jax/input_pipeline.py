@@ -53,7 +53,7 @@ class LayoutSource(Sequence[dict[str, Any]]):
             lengths = builder.info.splits[split].shard_lengths
             for first in itertools.accumulate(lengths[:-1], initial=0):  # opened now, not when an epoch is done
                 self._records[first]
-        except (OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
+        except Exception as error:  # TFDS, protobuf and ArrayRecord have their own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{directory} cannot be read: {reason}; delete it, and it is prepared anew") from None
         self._rows: Sequence[int] = range(len(self._records))

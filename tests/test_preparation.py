@@ -343,3 +343,12 @@ def test_two_jobs_at_once_mend_once(tmp_path):
         job.join(60)
     assert [job.exitcode for job in jobs] == [0, 0]
     assert (tmp_path / "log").read_text() == "built\n"
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "metadata.json"])
+def test_a_damaged_description_is_one_line_that_says_what_to_do(prepared, name):
+    first, cache = prepared
+    for path in cache.rglob(name):
+        path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(UserError, match=rf"{first.directory.name} cannot be read: .*; delete it, and it is prepared"):
+        preparation.prepare(spec(None), cache)

@@ -1,6 +1,7 @@
 """Synthetic layouts: palette, class shares, wall thickness, scenes with their rooms, and the written files."""
 
 import csv
+import errno
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imginav_jax import workers
+from imginav_jax.datasets import synthetic
 from imginav_jax.datasets.palette import CLASS_NAMES, CLASSES, on_palette, one_hot
 from imginav_jax.datasets.synthetic import SyntheticLayout, generate_scene, write_manifest
 
@@ -135,3 +138,20 @@ def test_files_are_the_same_for_any_number_of_cores(tmp_path: Path, monkeypatch:
 def test_negative_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         generate_scene(-1, 0, 32)
+
+
+def test_without_memory_that_processes_share_the_same_is_drawn(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(synthetic, "FEW_SCENES", 0)
+    write_manifest(tmp_path / "a", 5, 32, 0)
+    monkeypatch.undo()
+    write_manifest(tmp_path / "b", 5, 32, 0)  # few: no process starts
+    contents = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 6

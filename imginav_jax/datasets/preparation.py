@@ -91,7 +91,6 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
     except OSError as error:
         raise UserError(f"cannot prepare the data set in {cache_dir} (data.cache_dir): {error}") from None
     builder_dir = prepared_directory(cache_dir, key)
-    facts = tfds.builder_from_directory(builder_dir).info.metadata
     return PreparedData(
         builder_dir,
         key,
@@ -100,8 +99,17 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
         spec.manifest is None,
         manifest.skipped_empty,
         manifest.skipped_without_path,
-        dict(facts or {}),
+        _read_facts(builder_dir),
     )
+
+
+def _read_facts(directory: Path) -> dict[str, Any]:
+    """UserError where the files that describe a prepared data set are damaged."""
+    try:
+        return dict(tfds.builder_from_directory(directory).info.metadata or {})
+    except Exception as error:  # TFDS and protobuf have their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{directory} cannot be read: {reason}; delete it, and it is prepared anew") from None
 
 
 def prepared_directory(cache_dir: Path, key: str) -> Path:
