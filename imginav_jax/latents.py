@@ -233,7 +233,9 @@ class StoredLatents:
                 builder: Any = tfds.builder_from_directory(directory)
                 self._sources = {split: builder.as_data_source(split) for split in self.description.examples}
             found = {split: len(self._sources.get(split, ())) for split in self.description.examples}
-        except (OSError, RuntimeError, ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # TFDS and protobuf have their own
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{directory} cannot be read: {reason}; {_REMEDY}") from None
         if found != self.description.examples:

@@ -398,6 +398,15 @@ def test_half_gone_latents_are_one_line_that_says_what_to_do(work, tmp_path, for
         encode(work, out, format=format)
 
 
+def test_a_damaged_description_of_latents_is_one_line(encoded, tmp_path):
+    out = shutil.copytree(encoded, tmp_path / "latents")
+    (out / "dataset_info.json").write_text("garbage")
+    with pytest.raises(
+        UserError, match=r"latents cannot be read: .*; delete the folder, and imginav_jax\.encode makes"
+    ):
+        StoredLatents(out)
+
+
 def test_an_index_that_a_spreadsheet_has_saved_is_read(work, tmp_path):
     encode(work, tmp_path / "latents", format="npy")
     index, expected = tmp_path / "latents" / "index.csv", read_all(tmp_path / "latents", "train")
