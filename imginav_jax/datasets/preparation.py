@@ -21,7 +21,7 @@ from imginav_jax.datasets import file_list, imginav_layouts, layout_file, palett
 from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
 from imginav_jax.datasets.manifest import Manifest, Row, read_manifest
 from imginav_jax.errors import UserError
-from imginav_jax.progress import Progress
+from imginav_jax.progress import Progress, logger
 
 OFF_PALETTE_LIMIT = 0.02  # share of all pixels
 TRAIN, VALIDATION = "train", "validation"
@@ -252,13 +252,14 @@ def _build_once(directory: Path, build: Callable[[Path], None], is_whole: Callab
     """`directory`, filled by `build` unless it is whole; it appears whole or not at all, whoever else wants it."""
     if is_whole(directory):
         return directory
-    with ownership.own(Path(f"{directory}.lock"), f"data set {directory}", wait=True):
+    with ownership.own(Path(f"{directory}.lock"), f"data set {directory}", wait=True) as owner:
         if not is_whole(directory):
             incomplete = directory.with_name(directory.name + ".incomplete")
             shutil.rmtree(incomplete, ignore_errors=True)  # of a job that was killed: the lock says none is at work
             incomplete.mkdir()
             try:
                 build(incomplete)
+                owner.check()
                 _replace(directory, incomplete)
             except BaseException:
                 shutil.rmtree(incomplete, ignore_errors=True)
