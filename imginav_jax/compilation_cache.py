@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from imginav_jax import cards
+from imginav_jax import cards, target
 from imginav_jax.progress import logger
 
 
@@ -17,7 +17,11 @@ def enable() -> None:
     JAX_COMPILATION_CACHE_DIR and JAX's other settings win where they are set.  A folder that cannot be written is
     worth a warning: the programs are compiled anew.  For commands, not for code that others import; after
     `distributed.initialize` and before anything is compiled.
+
+    Raises:
+      UserError: there is no device to compile for.
     """
+    target.require_devices()
     if not _setting("jax_enable_compilation_cache"):
         return
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

@@ -369,8 +369,8 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     directory, out = (arguments.pop(key).expanduser() for key in ("directory", "out"))
     log_to_stdout()
-    compilation_cache.enable()
     try:
+        compilation_cache.enable()
         found = encode(directory, out, **arguments)
     except RunError as error:
         sys.exit(f"error: {error}")

@@ -9,7 +9,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from imginav_jax import command_line, outputs
+from imginav_jax import command_line, environment, outputs
 from imginav_jax.errors import RunError
 from imginav_jax.log_file import LogFile
 from imginav_jax.ownership import Ownership
@@ -43,11 +43,14 @@ def _own_workdir() -> contextlib.AbstractContextManager[tuple[Ownership, ...]]:
 
 def _train(log: LogFile, owned: tuple[Ownership, ...]) -> None:
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
-    from imginav_jax import compilation_cache, distributed, train
+    from imginav_jax import compilation_cache, distributed, target, train
 
     distributed.initialize(_STOP)
+    target.require_devices()
     if not distributed.is_primary():
         logger.setLevel(logging.WARNING)
+    if environment.overruled():
+        logger.info("%-12s %s: set, and of no effect here", "Environment", ", ".join(environment.overruled()))
     compilation_cache.enable()
     train.train(_CONFIG.value, _WORKDIR.value, _STOP, log, owned)
 

@@ -157,7 +157,7 @@ class _Uniform:
 
 def _zeros(shape: tuple[int, ...], fan_in: int) -> Array:
     del fan_in
-    return jnp.zeros(shape)
+    return jnp.zeros(shape, jnp.float32)
 
 
 class Conv(nnx.Module):
@@ -193,8 +193,8 @@ class NormAct(nnx.Module):
     """GroupNorm (affine) and the activation, behind a convolution whose bias is added here."""
 
     def __init__(self, channels: int, groups: int = NORM_GROUPS, activation: str = "SiLU"):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.groups, self.activation = groups, activation
 
     def __call__(self, conv: Conv, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:

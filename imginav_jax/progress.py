@@ -10,6 +10,8 @@ from typing import TypeVar
 from absl import logging as absl_logging
 from tqdm import tqdm
 
+from imginav_jax import streams
+
 SECONDS_BETWEEN_LINES = 30.0
 
 _T = TypeVar("_T")
@@ -24,6 +26,7 @@ def log_to_stdout() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    streams.say_when_lost("The output can be written no longer; the work goes on without.")
 
 
 class Progress:

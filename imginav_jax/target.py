@@ -2,17 +2,38 @@
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Iterator
 
 import jax
 
 from imginav_jax import allocator
+from imginav_jax.errors import UserError
 
 if allocator.is_keeping_freed_memory():
     # On the CPU the thread that calls a program starts it too, instead of one whose heap may not grow.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
+_CHOICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "XLA_CLIENT_MEM_FRACTION")  # of devices, and how they start
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+def require_devices() -> None:
+    """Finds the devices that the environment names, as JAX does when it is first used.
+
+    Raises:
+      UserError: there are none, or JAX cannot use them.
+    """
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        named = [f"{name}={os.environ[name]}" for name in _CHOICES if os.environ.get(name)]
+        reason = (
+            str(error).partition(" (set JAX_PLATFORMS")[0]
+            or "there is none of that kind, or JAX is installed without it"
+        )
+        asked = f"{' '.join(named)} is in the environment, and " if named else ""
+        raise UserError(f"{asked}JAX finds no device to compute on: {' '.join(reason.split())}") from None
 
 
 def platform() -> str:

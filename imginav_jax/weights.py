@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imginav_jax import checkpoints, model
+from imginav_jax import checkpoints, model, target
 from imginav_jax.errors import UserError
 from imginav_jax.model import AutoencoderConfig, Params
 from imginav_jax.new_directory import new_directory, require_literal
@@ -28,8 +28,9 @@ def load(directory: Path, step: int | None = None) -> Weights:
     """The weights of a step; by default of the best one, or of the latest before the first validation.
 
     Raises:
-      UserError: the directory, or the step, holds no weights.
+      UserError: the directory, or the step, holds no weights, or there is no device for them.
     """
+    target.require_devices()
     folder = directory / _FOLDER
     found = checkpoints.find(folder)
     if found is None:

@@ -80,9 +80,11 @@ def measure_experiment() -> None:
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs its share of the card
 
     # Imported here: a mistake in the flags is answered at once.
+    from imginav_jax import target
     from imginav_jax.benchmark import against_torch, measured, scaling, table
     from imginav_jax.compiled import explain_out_of_memory
 
+    target.require_devices()
     if _AGAINST_TORCH.value:
         measure = against_torch.measure
     elif _SCALING.value:
@@ -106,9 +108,11 @@ def measure_phase() -> None:
       UserError: the config or the folder cannot be used.
       RunError: the device has not enough memory.
     """
+    from imginav_jax import target
     from imginav_jax.benchmark import phase, results, table
     from imginav_jax.compiled import explain_out_of_memory
 
+    target.require_devices()
     phase.experiments(_CONFIG.value)  # before a folder is made
     option, name = ("config.phase_dir", _CONFIG.value.phase_dir) if _OUT.value is None else ("--out", _OUT.value)
     out = Path(name).expanduser()

@@ -18,6 +18,7 @@ from imginav_jax.report.results import Result
 from imginav_jax.report.runs import Group
 from imginav_jax.report.subjects import PROBE, RGB, SEGMENTATION
 
+mpl.rcdefaults()  # a matplotlibrc of the current folder has no say
 mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "savefig.dpi": 110})
 
 _BASELINE_COLOR = "0.55"
