@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imginav_jax import model, torch_config, torch_tensors, weights
+from imginav_jax import model, target, torch_config, torch_pickle, torch_tensors, weights
 from imginav_jax.errors import UserError
 from imginav_jax.new_directory import check_is_new
 
@@ -20,6 +20,7 @@ def import_checkpoint(path: Path, out: Path) -> model.AutoencoderConfig:
       UserError: torch is missing, the file holds no autoencoder that can be brought along, or `out` exists.
     """
     check_is_new(out)
+    target.require_devices()
     payload = _read(path)
     try:
         config = torch_config.parse_config(payload["config"])
@@ -31,21 +32,15 @@ def import_checkpoint(path: Path, out: Path) -> model.AutoencoderConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file's dict; nothing in it can run code, for weights_only admits tensors and plain containers alone."""
-    try:
-        import torch
-    except ImportError:
-        raise UserError("PyTorch reads these files and is not installed: pip install torch") from None
+    """The file's dict; nothing in it can run code."""
+    torch_pickle.require_torch()
     if not path.is_file():
         raise UserError(f"{path} is not a file")
     try:
         with warnings.catch_warnings(action="ignore"):  # the error below says it better
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file provokes; PyTorch's own text advises to run it
-        raise UserError(
-            f"{path} is not a checkpoint of tensors and plain values alone; nothing in it was run "
-            f"({type(error).__name__})"
-        ) from None
+            payload = torch_pickle.load(path)
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from None
     for key in ("state_dict", "config"):
         if not isinstance(payload, dict) or not isinstance(payload.get(key), dict):
             raise UserError(f"{path} is not a checkpoint of the original: it has no dict {key!r}")

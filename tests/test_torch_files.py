@@ -1,6 +1,11 @@
 """PyTorch's checkpoints in and out, as their user meets it: files, exit codes, one line for a mistake."""
 
+import argparse
+import collections
+import datetime
+import fractions
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -11,7 +16,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from imginav_jax import autoencoder, weights
+from imginav_jax import autoencoder, torch_pickle, weights
 from imginav_jax.benchmark.torch_twin import HEADS, Twin
 from imginav_jax.errors import UserError
 from imginav_jax.export_torch import export_checkpoint
@@ -96,6 +101,82 @@ def test_a_pickle_that_would_run_code_does_not_run(tmp_path):
         )
         assert len(result.stderr.strip().splitlines()) == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == ["plain.pt", "zip.pt"]
+
+
+class Trainer:
+    """Of a person's own code."""
+
+    def __init__(self):
+        self.epochs = 3
+
+
+BESIDE = {
+    "best_loss": np.float64(0.25),
+    "epoch": np.int64(7),
+    "done": np.bool_(True),
+    "curve": np.arange(3.0),
+    "curves": np.array([{}], object),
+    "args": argparse.Namespace(lr=1e-4, out=pathlib.Path("runs/a")),
+    "on_windows": pathlib.PureWindowsPath("C:/runs"),
+    "history": collections.defaultdict(list, loss=[0.5, np.float32(0.25)]),
+    "last": collections.deque([1, 2], 5),
+    "at": datetime.datetime(2025, 1, 2, tzinfo=datetime.UTC),
+    "share": fractions.Fraction(1, 3),
+    "kinds": (frozenset("ab"), slice(3), torch.Size([2]), torch.float16, torch.device("cpu"), torch.__version__),
+    "generator": np.random.RandomState(0).get_state(),
+}
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "older"])
+def test_plain_things_beside_the_weights_are_let_through(tmp_path, twin, is_zip):
+    torch.save({**twin.checkpoint(), **BESIDE}, tmp_path / "a.pt", _use_new_zipfile_serialization=is_zip)
+    before = torch.serialization.get_safe_globals()
+    import_checkpoint(tmp_path / "a.pt", tmp_path / "a")
+    assert torch.serialization.get_safe_globals() == before
+    export_checkpoint(tmp_path / "a", tmp_path / "b.pt")
+    assert_same_tensors(torch.load(tmp_path / "b.pt", weights_only=True)["state_dict"], twin.state_dict())
+    found = torch_pickle.load(tmp_path / "a.pt")
+    assert (found["best_loss"], found["epoch"], found["done"]) == (0.25, 7, True)
+    assert {type(found[name]) for name in ("best_loss", "epoch", "done")} == {float, int, bool}
+    assert (found["history"], found["last"]) == ({"loss": [0.5, 0.25]}, [1, 2])
+    assert not any(isinstance(found[name], type(BESIDE[name])) for name in ("args", "at", "curve", "curves"))
+
+
+def test_numbers_of_numpy_may_stand_in_the_config(tmp_path, twin):
+    payload = twin.checkpoint()
+    payload["config"]["encoder"]["latent_channels"] = np.int64(4)
+    torch.save(payload, tmp_path / "a.pt")
+    assert import_checkpoint(tmp_path / "a.pt", tmp_path / "a").latent_channels == 4
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "older"])
+def test_what_is_not_plain_is_named_with_its_place(tmp_path, twin, is_zip):
+    payload = {**twin.checkpoint(), "all": {"trainers": [1, Trainer()]}, "optimizer": torch.optim.SGD}
+    torch.save(payload, tmp_path / "a.pt", _use_new_zipfile_serialization=is_zip)
+    result = run("import_torch", tmp_path / "a.pt", "--out", tmp_path / "out")
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert (
+        f"error: {tmp_path / 'a.pt'} is not a checkpoint of tensors and plain values alone; nothing in it was run: "
+        in line
+    )
+    assert f"{Trainer.__module__}.Trainer" in line
+    if is_zip:
+        assert "torch.optim.sgd.SGD" in line
+        assert "['all']['trainers'][1]" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("call", [os.system, subprocess.Popen, eval, exec], ids=lambda call: call.__name__)
+def test_a_call_is_named_and_not_made(tmp_path, twin, call):
+    class Hostile:
+        def __reduce__(self):
+            return call, (f"open({str(tmp_path / 'was_here')!r}, 'w')",)
+
+    torch.save({**twin.checkpoint(), "best_loss": Hostile()}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=rf"nothing in it was run: it holds \S*{call.__name__}"):
+        import_checkpoint(tmp_path / "a.pt", tmp_path / "out")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.pt"]
 
 
 def without(name):
