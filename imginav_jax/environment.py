@@ -12,7 +12,6 @@ import fnmatch
 import os
 import re
 import sys
-import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +84,8 @@ KEPT = {
     "XLA_PYTHON_CLIENT_MEM_FRACTION": _fraction("the same by its old name"),
     "TF_CPP_*": Kept("messages alone"),
     "TF_ENABLE_ONEDNN_OPTS": Kept("TensorFlow computes nothing here"),
+    "TF_CLI_*": Kept("another program's, Terraform's"),
+    "TF_VAR_*": Kept("another program's, Terraform's"),
 }
 
 # By name or pattern; what stands in KEPT is none of them.
@@ -214,7 +215,7 @@ def _choose_folders(environment: MutableMapping[str, str]) -> None:
         del environment["HOME"]  # Python then asks the system for this user's
     home = environment.get("HOME") or os.path.expanduser("~")  # noqa: PTH111  which raises nothing
     if home == "~":
-        environment["HOME"] = home = tempfile.gettempdir()  # a user without a name, as containers have them
+        environment["HOME"] = home = environment.get("TMPDIR", "/tmp")  # a user without a name, as containers have them
     if environment.get("IMGINAV_CACHE"):
         cache = Path(environment["IMGINAV_CACHE"]) / "matplotlib" / str(os.getuid())  # it may be shared
     else:

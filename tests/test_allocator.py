@@ -40,7 +40,7 @@ print(min(faults), " hg" in open("/proc/self/smaps").read(), heaps)
 def test_a_command_asks_for_no_page_twice(tmp_path: Path):
     package = tmp_path / "imginav_jax"
     package.mkdir()
-    for name in ("__init__.py", "allocator.py", "target.py"):
+    for name in ("__init__.py", "allocator.py", "environment.py", "errors.py", "streams.py", "target.py"):
         shutil.copy(ROOT / "imginav_jax" / name, package)
     (package / "command.py").write_text(_COMMAND)
     start = [sys.executable, "-m", "imginav_jax.command"]

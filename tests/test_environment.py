@@ -1,6 +1,7 @@
 """What a person's environment may change, and what it may not: the table, and commands started under hostile ones."""
 
 import os
+import pwd
 import subprocess
 import sys
 
@@ -121,10 +122,24 @@ def test_a_terminal_without_room_has_none(columns):
 def test_folders(tmp_path):
     assert overrule(TMPDIR=str(tmp_path / "gone")) == ({}, [])
     assert overrule(TMPDIR=str(tmp_path)) == ({"TMPDIR": str(tmp_path)}, [])
+    (tmp_path / "readable").mkdir(mode=0o500)
+    if os.getuid():  # root may write everywhere
+        assert overrule(TMPDIR=str(tmp_path / "readable")) == ({}, [])
     given = {"HOME": "", "IMGINAV_CACHE": str(tmp_path)}
     environment.overrule(given)
     assert "HOME" not in given
     assert given["MPLCONFIGDIR"] == str(tmp_path / "matplotlib" / str(os.getuid()))
+
+
+def test_a_user_without_a_name_has_a_home(monkeypatch, tmp_path):
+    def find(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", find)  # as in a container
+    monkeypatch.delenv("HOME")
+    for given, home in (({}, "/tmp"), ({"TMPDIR": str(tmp_path)}, str(tmp_path))):
+        environment.overrule(given)
+        assert given["HOME"] == home
 
 
 @pytest.mark.parametrize(
