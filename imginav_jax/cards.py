@@ -31,6 +31,7 @@ _OLD_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # the old name; an error where
 _FRACTION = "XLA_CLIENT_MEM_FRACTION"
 _QUERY_SECONDS = 120  # the driver may have to be started first
 _MAX_WORKERS = 4  # together they decode more layouts than any card trains on
+_VISIBLE = re.compile(r"\s*(\d|(GPU|MIG)-)")  # what CUDA_VISIBLE_DEVICES begins with where it names a card
 _SETTINGS = (
     "IMGINAV_PRECISION",
     "IMGINAV_WORKERS",
@@ -86,12 +87,12 @@ class Card:
 
 
 def find(environment: Mapping[str, str] = os.environ) -> Card:
-    """Asks nvidia-smi; only those that CUDA_VISIBLE_DEVICES names by number count."""
+    """Asks nvidia-smi; only those that CUDA_VISIBLE_DEVICES names count, as CUDA reads it."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if environment.get("JAX_PLATFORMS") == "cpu":
         return _no_card("none is wanted, JAX_PLATFORMS is cpu")
-    if visible == "":
-        return _no_card("none is granted, CUDA_VISIBLE_DEVICES is empty")
+    if visible is not None and not _VISIBLE.match(visible):
+        return _no_card(f"none is granted, CUDA_VISIBLE_DEVICES is {visible or 'empty'}")
     try:
         answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True).stdout
     except FileNotFoundError:
@@ -227,11 +228,23 @@ def _no_card(reason: str) -> Card:
 
 
 def _granted(rows: list[list[str]], visible: str | None) -> list[list[str]]:
-    """Those whose numbers stand in CUDA_VISIBLE_DEVICES; all where it holds something else than their numbers."""
-    numbers = (visible or "").split(",")
-    if all(number.strip().isdecimal() and int(number) < len(rows) for number in numbers):
-        return [rows[int(number)] for number in numbers]
-    return rows
+    """Those that CUDA_VISIBLE_DEVICES names before the first entry that names none, which is where CUDA stops.
+
+    nvidia-smi is not asked for UUIDs: as many of the cards as there are UUIDs, or all where they are not alike.
+    """
+    if visible is None:
+        return rows
+    granted = []
+    for entry in (each.strip() for each in visible.split(",")):
+        if entry.isdecimal() and int(entry) < len(rows):
+            granted.append(rows[int(entry)])
+        elif entry.startswith(("GPU-", "MIG-")) and rows:
+            if any(row != rows[0] for row in rows):
+                return rows
+            granted.append(rows[0])
+        else:
+            break
+    return granted
 
 
 def _title(card: Card) -> str:

@@ -88,6 +88,25 @@ def test_no_card(found, cluster, monkeypatch):
     assert cards.find({}).name == "nvidia-smi failed: No devices were found"
 
 
+@pytest.mark.parametrize("hidden", ["", "-1", "none", "NoDevFiles", "-1,0", "void", " ", ",0", "1", "cuda:0"])
+def test_cards_are_hidden_as_cuda_hides_them(found, cluster, hidden):
+    card = found("L40S", CUDA_VISIBLE_DEVICES=hidden)
+    assert card.tuning is cards.NONE
+    assert cards.settings(card, {}) == {"IMGINAV_PRECISION": "float32", "IMGINAV_WORKERS": "0"}
+    variables, _ = shell(cluster, "L40S", CUDA_VISIBLE_DEVICES=hidden)
+    assert variables["IMGINAV_CARD"] == "none"
+    assert "JAX_PLATFORMS" not in variables
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [("0,-1", 1), ("0,-1,1", 1), ("0,1,none", 2), ("1,9,0", 1), (" 0, 1", 2), ("GPU-1,GPU-2", 2), ("GPU-1,-1", 1)],
+)
+def test_cards_are_counted_up_to_the_first_entry_that_names_none(found, visible, count):
+    card = found("V100 32 GB", 4, CUDA_VISIBLE_DEVICES=visible)
+    assert (card.count, card.tuning.label) == (count, "V100 32 GB")
+
+
 def test_several_cards_and_those_that_are_granted(found, cluster):
     assert found("V100 32 GB", 2).count == 2
     assert found("V100 32 GB", 4, CUDA_VISIBLE_DEVICES="1,3").count == 2

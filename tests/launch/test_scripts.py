@@ -210,7 +210,8 @@ def test_a_job_is_requeued_on_exit_code_75_and_goes_on(cluster, site, name):
     assert cluster.wait() == ["DONE"]
     assert cluster.codes(job) == [75, 75, 0]
     (output,) = cluster.project.glob("imginav_*.out")
-    assert output.read_text().count("recorded -m imginav_jax.main") == 3, "the output is appended to"
+    assert output.read_text().count("recorded -m imginav_jax.main") == 1, "LSF keeps that of the last start"
+    assert cluster.outputs().count("recorded -m imginav_jax.main") == 3
 
 
 def test_another_exit_code_ends_the_job(cluster, site):

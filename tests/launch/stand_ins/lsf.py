@@ -3,15 +3,20 @@
 It does what LSF documents, no more kindly: `bsub < script` runs a copy of the script under another name in another
 folder, #BSUB lines are taken as they are (no variable is expanded) and only before the first command, the command line
 wins over them, a missing folder of -o loses the output in silence, and the job leads a process group that gets the
-signals.  A job's own supervisor, `lsf.py job`, lives until the job has ended.
+signals.  The file of -o gets a job's output when it has ended, and nothing of a start that was requeued; what each
+start said is kept in the state folder, in `output.INDEX.START`.  A job whose condition cannot be met stays PEND.  What
+blaunch has started ends with it.  A job's own supervisor, `lsf.py job`, lives until the job has ended.
 
-Knobs, in the environment of the supervisor and so in that of the test alone:
+Knobs, in the environment of bsub and of the supervisor, and so in that of the test alone:
+  STAND_IN_REFUSE  number of the submission that bsub refuses: 2
   STAND_IN_MINUTE  seconds that a minute of -W and -wt lasts, for the first, second, ... start of a job: "0.1 60"
   STAND_IN_CLOCK   text in the job's output from which on the run limit counts; default: from the start
   STAND_IN_ENV     "none": the job gets nothing of the submitter's environment
 """
 
 import argparse
+import ctypes
+import functools
 import json
 import os
 import re
@@ -26,6 +31,8 @@ from pathlib import Path
 STATE = Path(os.environ["STAND_IN_STATE"])
 MAX_STARTS = 20  # a job that is requeued for ever fails a test instead of hanging it
 OVERTIME = 10  # minutes from the signal at the run limit to the end
+ENDED = {"DONE", "EXIT"}
+CONDITIONS = {"done": {"DONE"}, "exit": {"EXIT"}, "ended": ENDED}
 HOSTS = ("localhost", "127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
@@ -49,6 +56,10 @@ def bsub(arguments):
     options = vars(parser().parse_args(embedded)) | typed
     (STATE / "jobs").mkdir(parents=True, exist_ok=True)
     number = 101 + len(list((STATE / "jobs").iterdir()))
+    if os.environ.get("STAND_IN_REFUSE") == str(number - 100):
+        refuse(f"{options['q']}: No such queue. Job not submitted.")
+    if any(not (STATE / "jobs" / each).is_dir() for each in re.findall(r"\((\d+)\)", options["w"] or "")):
+        refuse("Dependency condition invalid or job not found. Job not submitted.")
     folder = STATE / "jobs" / str(number)
     (folder / "status").mkdir(parents=True)
     spooled = STATE / "spool" / f"1700000000.{number}.shell"
@@ -65,6 +76,11 @@ def bsub(arguments):
     sys.stdout.write(f"Job <{number}> is submitted to queue <{options['q'] or 'normal'}>.\n")
 
 
+def refuse(message):
+    sys.stderr.write(message + "\n")
+    sys.exit(255)
+
+
 def set_state(status, state):
     """Whole at any moment: others read it meanwhile."""
     new = STATE / f"{status.parent.parent.name}.{status.name}.new"
@@ -73,16 +89,41 @@ def set_state(status, state):
 
 
 def elements(options):
-    found = re.search(r"\[(\d+)-(\d+)\]", options["J"] or "")
-    return range(int(found[1]), int(found[2]) + 1) if found else [0]
+    """The indices of an array, name[1-2] or name[3] or name[1-2,5]; 0 where it is none."""
+    found = re.search(r"\[([\d,-]+)\]", options["J"] or "")
+    if not found:
+        return [0]
+    ends = [each.partition("-") for each in found[1].split(",")]
+    return [index for first, _, last in ends for index in range(int(first), int(last or first) + 1)]
+
+
+def job_name(options, index):
+    name = (options["J"] or "").partition("[")[0]
+    return f"{name}[{index}]" if index else name
 
 
 def bjobs(arguments):
-    """JOBID[INDEX] STAT, a line each."""
-    for folder in sorted((STATE / "jobs").iterdir()):
+    """-noheader -o "FIELD ... delimiter='X'" NUMBER ..., a line for each element; without numbers the unfinished."""
+    options = argparse.ArgumentParser(prog="bjobs", allow_abbrev=False)
+    options.add_argument("-noheader", action="store_true", required=True)
+    options.add_argument("-o", required=True)
+    options.add_argument("numbers", nargs="*")
+    given = options.parse_args(arguments)
+    *fields, delimiter = shlex.split(given.o)
+    missing = False
+    for number in given.numbers or sorted(path.name for path in (STATE / "jobs").glob("*")):
+        folder = STATE / "jobs" / number
+        if not folder.is_dir():
+            sys.stderr.write(f"Job <{number}> is not found\n")
+            missing = True
+            continue
+        submitted = json.loads((folder / "job.json").read_text())["options"]
         for status in sorted((folder / "status").iterdir()):
-            if not arguments or folder.name in arguments:
-                sys.stdout.write(f"{folder.name}[{status.name}] {status.read_text()}\n")
+            name, state = job_name(submitted, int(status.name)), status.read_text()
+            if given.numbers or state not in ENDED:
+                values = {"jobid": number, "stat": state, "job_name": name}
+                sys.stdout.write(delimiter.removeprefix("delimiter=").join(values[each] for each in fields) + "\n")
+    sys.exit(255 if missing else 0)
 
 
 def blaunch(arguments):
@@ -95,7 +136,9 @@ def blaunch(arguments):
     if host not in os.environ["LSB_MCPU_HOSTS"].split()[::2]:
         sys.exit(f"blaunch: {host} is not among the job's hosts")
     command = command if no_shell else ["sh", "-c", " ".join(command)]
-    sys.exit(subprocess.run(command, check=False, start_new_session=True).returncode)
+    end_with_this = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    code = subprocess.run(command, check=False, start_new_session=True, preexec_fn=end_with_this).returncode
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 def job(arguments):
@@ -114,14 +157,17 @@ def job(arguments):
 
 
 def is_satisfied(condition):
-    """Of done(101) && done(102)."""
-    for part in (condition or "").split("&&"):
-        found = re.fullmatch(r"done\((\d+)\)", part.strip())
-        if part.strip() and not found:
-            sys.exit(f"condition {condition}")
-        if found and any(each.read_text() != "DONE" for each in (STATE / "jobs" / found[1] / "status").iterdir()):
-            return False
-    return True
+    """Of done(101) && ended(102) || exit(103); of an array, all elements must be there."""
+
+    def holds(found):
+        states = {each.read_text() for each in (STATE / "jobs" / found[2] / "status").iterdir()}
+        return str(states <= CONDITIONS[found[1]])
+
+    text = re.sub(r"(done|exit|ended)\((\d+)\)", holds, condition or "True")
+    words = text.replace("&&", " and ").replace("||", " or ")
+    if re.sub(r"True|False|and|or|[() ]", "", words):
+        sys.exit(f"condition {condition}")
+    return eval(words)
 
 
 def run_element(folder, description, index):
@@ -134,16 +180,15 @@ def run_element(folder, description, index):
         set_state(status, "RUN")
         part = folder / f"output.{index}.{start}"
         code = run_once(description, index, start, part)
-        if output.parent.is_dir():
-            with output.open("ab") as file:
-                file.write(part.read_bytes())
         with (folder / f"codes.{index}").open("a") as file:
             file.write(f"{code}\n")
         if str(code) not in requeue:
-            set_state(status, "DONE" if code == 0 else "EXIT")
-            return
+            break
         set_state(status, "PEND")
-    set_state(status, "EXIT")
+    if output.parent.is_dir():
+        with output.open("ab") as file:
+            file.write(part.read_bytes())
+    set_state(status, "DONE" if code == 0 else "EXIT")
 
 
 def run_once(description, index, start, part):
@@ -179,6 +224,7 @@ def environment(description, index):
     return {name: value for name, value in inherited.items() if not name.startswith(("STAND_IN", "LSB_", "LS_"))} | {
         "LSB_JOBID": str(description["number"]),
         "LSB_JOBINDEX": str(index),
+        "LSB_JOBNAME": job_name(options, index),
         "LSB_QUEUE": options["q"] or "normal",
         "LSB_MCPU_HOSTS": hosts,
         "LSB_DJOB_NUMPROC": str(slots),
