@@ -23,6 +23,7 @@ done
 . "$project/launch/env.sh"
 
 require_venv
+require_names
 tune_for_card
 require_card
 collect_options

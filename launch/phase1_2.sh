@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Submits R1, R2 and R3, and the report that waits for them:  bash launch/phase1_2.sh [--dry-run]
+# Submits R1, R2 and R3, and the report that waits for their ends:  bash launch/phase1_2.sh [--dry-run]
 # Settings: launch/env.sh.  The jobs' output: logs/ in IMGINAV_WORK, made here: LSF loses it where a folder is missing.
+# All is checked before the first job is submitted (imginav_jax/preflight.py).
 
 set -euo pipefail
 # As in the other scripts: the project is the current folder, or one above it.
@@ -20,7 +21,7 @@ compose() { # V100, L40S or REPORT, job name, more options
   local queue=IMGINAV_$1_QUEUE wall_time=IMGINAV_$1_WALL_TIME more=IMGINAV_$1_OPTIONS name=$2
   shift 2
   split_words "${!more:-}" "$more"
-  command=(bsub -J "$name" -o "$logs/${name%%[*}_%J_%I.out" "$@")
+  command=(bsub -J "$name" -o "$logs/${name}_%J.out" "$@")
   [ -z "${!queue:-}" ] || command+=(-q "${!queue}")
   [ -z "${!wall_time:-}" ] || command+=(-W "${!wall_time}")
   [ ${#words[@]} -eq 0 ] || command+=("${words[@]}")
@@ -37,24 +38,36 @@ quote() { # words, printed as they would be typed
   done
 }
 
+# Fails, and names what has been submitted.
+fail_between() { # message
+  fail "$1${submitted:+; submitted before it: $submitted, which this ends: bkill $submitted}"
+}
+
 # Submits `command` and sets `job` to the job's number; in a dry run only shows it, with a name in the number's place.
 submit() { # script, name
-  local script=$project/launch/$1 answer
+  local script=$project/launch/$1 answer number='Job <([0-9]+)>'
   if [ -n "$dry_run" ]; then
     echo "$(quote "${command[@]}") < $(quote "$script")"
     job=$2
     return
   fi
-  answer=$("${command[@]}" <"$script") || fail "bsub refused $script; submitted before it: ${submitted:-nothing}"
-  [[ $answer =~ Job\ \<([0-9]+)\> ]] || fail "bsub gave no job number for $script but: $answer"
-  job=${BASH_REMATCH[1]} submitted+="${submitted:+ }$job"
-  echo "$job: ${command[2]}, output in $logs"
+  answer=$("${command[@]}" 2>&1 <"$script") || fail_between "bsub refused $script (${answer//$'\n'/ })"
+  [[ $answer =~ $number ]] || fail_between "bsub gave no job number for $script but: ${answer//$'\n'/ }"
+  job=${BASH_REMATCH[1]} submitted+=${submitted:+ }${BASH_REMATCH[1]}
+  echo "$job: ${command[2]}, output in $logs/${command[2]}_$job.out"
+  # So that a second submission finds this job; it may have started, and counts its starts here itself.
+  (set -C && echo 0 >"$records/$job.0") 2>/dev/null || [ -e "$records/$job.0" ] ||
+    fail_between "$records cannot be written"
 }
 
-count() { # list of experiments, name of its variable
-  split_words "$1" "$2"
-  [ ${#words[@]} -gt 0 ] || fail "$2 is empty"
-  printf '%s' "${#words[@]}"
+# Submits a job for each experiment, and adds it to the condition of the report.
+submit_runs() { # V100 or L40S, script, experiments
+  local setting=$1 script=$2 name
+  for name in "${@:3}"; do
+    compose "$setting" "phase1_2_$name"
+    submit "$script" "${name}_JOB"
+    condition+="${condition:+ && }ended($job)"
+  done
 }
 
 case $#:${1:-} in
@@ -64,17 +77,18 @@ case $#:${1:-} in
 esac
 require_venv
 require_data
-logs=$IMGINAV_WORK/logs submitted=''
-[ -n "$dry_run" ] || mkdir -p "$logs"
+logs=$IMGINAV_WORK/logs records=$IMGINAV_WORK/experiments/requeues submitted='' condition=''
+list_experiments
+collect_options
+"$python" -m imginav_jax.preflight "${expected[@]}" --config "$project/configs/phase1_2.py" --logs "$logs" \
+  --options "${options[@]}" || exit 1 # it has said why
+if [ -z "$dry_run" ]; then
+  command -v bsub >/dev/null || fail "bsub is not installed here: log in where jobs are submitted"
+  mkdir -p "$logs" "$records" || fail "$IMGINAV_WORK cannot be written: correct IMGINAV_WORK"
+fi
 cd "$project" # where the jobs look for it
 
-v100=$(count "${IMGINAV_V100_EXPERIMENTS:-R1 R2}" IMGINAV_V100_EXPERIMENTS)
-l40s=$(count "${IMGINAV_L40S_EXPERIMENTS:-R3}" IMGINAV_L40S_EXPERIMENTS)
-compose V100 "phase1_2_v100[1-$v100]"
-submit v100.sh V100_JOB
-v100=$job
-compose L40S "phase1_2_l40s[1-$l40s]"
-submit l40s.sh L40S_JOB
-l40s=$job
-compose REPORT phase1_2_report -w "done($v100) && done($l40s)"
+submit_runs V100 v100.sh "${v100[@]}"
+submit_runs L40S l40s.sh "${l40s[@]}"
+compose REPORT phase1_2_report -w "$condition"
 submit report.sh REPORT_JOB

@@ -23,7 +23,9 @@ done
 . "$project/launch/env.sh"
 
 require_venv
+require_names
 tune_for_card
+list_experiments
 split_words "${IMGINAV_REPORT_ARGUMENTS:-}" IMGINAV_REPORT_ARGUMENTS
 cd "$project"
-exec "$python" -m imginav_jax.report "$IMGINAV_OUTPUTS" ${words[@]+"${words[@]}"}
+exec "$python" -m imginav_jax.report "$IMGINAV_OUTPUTS" --expected "${expected[@]}" --work "$IMGINAV_WORK" ${words[@]+"${words[@]}"}

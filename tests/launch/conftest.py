@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from conftest import ROOT
 
@@ -22,7 +23,7 @@ CARDS = {
 }
 # Instead of the program: its arguments, a line each, and its environment; the exit codes come from the file `codes`.
 _RECORDER = """#!/bin/bash
-case " $* " in *" imginav_jax.cards "*) exec {python} "$@" ;; esac
+case " $* " in *" imginav_jax.cards "* | *" imginav_jax.preflight "*) exec {python} "$@" ;; esac
 record={folder}/${{LSB_JOBID:-0}}.${{LSB_JOBINDEX:-0}}.${{IMGINAV_PROCESS:-0}}
 printf '%s\\n' "$@" >"$record.arguments"
 env -0 >"$record.environment"
@@ -157,7 +158,9 @@ class Cluster:
             self.command(name, f'#!/bin/sh\n{state} exec {sys.executable} {LSF} {name} "$@"\n')
         folder = str(self.folder).replace(" ", "\\ ")
         self._write_python(_RECORDER.format(python=sys.executable, folder=folder))
-        (self.folder / "layouts.csv").touch()
+        Image.new("RGB", (512, 512)).save(self.folder / "layout.png")
+        rows = "scene_id,type,room_id,layout_path,is_empty\ns1,scene,0,layout.png,false\n"
+        (self.folder / "layouts.csv").write_text(rows)
         self.set_card("L40S")
         return self
 

@@ -95,7 +95,9 @@ def test_the_report_and_the_benchmark(cluster, site):
     benchmark = cluster.submit("benchmark.sh", **site, IMGINAV_ARGUMENTS="--config.batch_size=8")
     assert cluster.wait() == ["DONE", "DONE"]
     outputs = f"{cluster.project}/outputs/phase1_2_spatial_resolution"
-    assert cluster.recorded(report).arguments == ["-m", "imginav_jax.report", outputs, "--write-next-config", "a b.py"]
+    expected = ["--expected", "R1", "R2", "R3", "--work", str(cluster.project)]
+    more = ["--write-next-config", "a b.py"]
+    assert cluster.recorded(report).arguments == ["-m", "imginav_jax.report", outputs, *expected, *more]
     given = cluster.recorded(benchmark).arguments
     assert given[:3] == ["-m", "imginav_jax.benchmark", "--phase"]
     assert {f"--config.phase_dir={outputs}", "--config.precision=bfloat16", "--config.batch_size=8"} <= set(given)
@@ -140,6 +142,70 @@ def test_what_is_exported_wins_over_the_sites_file(cluster, site):
     given = cluster.recorded(job).arguments
     assert given[2].endswith(":R3,quick")
     assert "--config.precision=float16" in given
+
+
+@pytest.mark.parametrize("name", [*JOBS, "phase1_2.sh"])
+def test_a_name_that_nothing_reads_is_refused(cluster, site, name):
+    (cluster.project / "launch" / "site.env").write_text("IMGINAV_PRESETS=quick\n")
+    result = cluster.bash(cluster.project / "launch" / name, **site)
+    assert result.returncode == 1
+    message = "error: IMGINAV_PRESETS is set, but nothing reads it; the nearest name is IMGINAV_PRESET\n"
+    assert result.stderr == message
+    assert not (cluster.project / "experiments").exists()
+    assert not cluster.state.exists()
+
+
+@pytest.mark.parametrize(("mark", "end"), [(b"", "\r\n"), (b"\xef\xbb\xbf", "\r\r\n")])
+def test_a_sites_file_from_another_system(cluster, site, end, mark):
+    lines = [f'{variable}="{value}"' for variable, value in site.items()]
+    lines = [lines[0], "# a comment", "", *lines[1:], "IMGINAV_L40S_QUEUE=gpul40s", "IMGINAV_L40S_WALL_TIME=9:00"]
+    (cluster.project / "launch" / "site.env").write_bytes(mark + end.join(lines).encode())
+    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", "--dry-run")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "phase1_2_R3_%J.out' -q gpul40s -W 9:00 <" in result.stdout
+    assert "\r" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"IMGINAV_PRESET=quick\nIMGINAV_MANIFEST = /a\n", "line 2: IMGINAV_MANIFEST: command not found"),
+        (b'A=1\n\nB="2\n', """line 3: unexpected EOF while looking for matching `"'"""),
+        (b"A=$UNKNOWN/b\n", "line 1: UNKNOWN: unbound variable"),
+    ],
+)
+def test_a_sites_file_that_is_no_list_of_settings_is_one_line(cluster, site, content, message):
+    file = cluster.project / "launch" / "site.env"
+    file.write_bytes(content)
+    result = cluster.bash(cluster.project / "launch" / "l40s.sh", **site)
+    assert result.returncode == 1
+    assert result.stderr == f"error: {file}, {message}; expected lines of NAME=value, in bash\n"
+    file.write_text("IMGINAV_PRESET=quick\n", encoding="utf-16")
+    result = cluster.bash(cluster.project / "launch" / "l40s.sh", **site)
+    assert (result.returncode, result.stderr) == (1, f"error: {file} is UTF-16 text, expected UTF-8\n")
+
+
+def test_a_sites_relative_paths_are_the_projects_and_exported_ones_the_current_folders(cluster, site):
+    (cluster.project / "data").mkdir()
+    shutil.copy(cluster.folder / "layouts.csv", cluster.project / "data")
+    shutil.copy(cluster.folder / "layout.png", cluster.project / "data")
+    lines = ["IMGINAV_MANIFEST=data/layouts.csv", "IMGINAV_WORK=work", "IMGINAV_CACHE='~/a cache'", "IMGINAV_OUTPUTS=o"]
+    (cluster.project / "launch" / "site.env").write_text("\n".join(lines))
+    below = cluster.project / "below"
+    below.mkdir()
+    given = {"IMGINAV_VENV": site["IMGINAV_VENV"], "IMGINAV_OUTPUTS": "mine"}
+    job = cluster.submit("l40s.sh", cwd=below, **given)
+    assert cluster.wait() == ["DONE"], cluster.outputs()
+    phase = cluster.bash(cluster.project / "launch" / "phase1_2.sh", cwd=below, **given)
+    assert phase.returncode == 0, phase.stderr
+    assert f"phase1_2_R1, output in {cluster.project}/work/logs/phase1_2_R1_102.out" in phase.stdout
+    assert set(cluster.wait()) == {"DONE"}, cluster.outputs()
+    for number in (job, 102, 104):
+        found = cluster.recorded(number)
+        assert found.cwd == cluster.project / "work"
+        assert f"--config.data.manifest={cluster.project}/data/layouts.csv" in found.arguments
+        assert f"--config.data.cache_dir={cluster.folder}/home/a cache" in found.arguments
+        assert f"--config.phase_dir={below}/mine" in found.arguments
 
 
 def test_from_a_folder_below_and_from_a_folder_without_the_project(cluster, site):
@@ -256,11 +322,14 @@ def test_a_dry_run_shows_what_would_be_submitted(cluster, site):
     assert result.returncode == 0
     project, logs = cluster.project, cluster.project / "logs"
     assert result.stdout.splitlines() == [
-        f"bsub -J 'phase1_2_v100[1-2]' -o '{logs}/phase1_2_v100_%J_%I.out' -q a100 "
+        f"bsub -J phase1_2_R1 -o '{logs}/phase1_2_R1_%J.out' -q a100 "
         f"-R 'select[gpu32gb] span[hosts=1]' < '{project}/launch/v100.sh'",
-        f"bsub -J 'phase1_2_l40s[1-2]' -o '{logs}/phase1_2_l40s_%J_%I.out' -W 8:00 < '{project}/launch/l40s.sh'",
-        f"bsub -J phase1_2_report -o '{logs}/phase1_2_report_%J_%I.out' -w 'done(V100_JOB) && done(L40S_JOB)' "
-        f"< '{project}/launch/report.sh'",
+        f"bsub -J phase1_2_R2 -o '{logs}/phase1_2_R2_%J.out' -q a100 "
+        f"-R 'select[gpu32gb] span[hosts=1]' < '{project}/launch/v100.sh'",
+        f"bsub -J phase1_2_R3 -o '{logs}/phase1_2_R3_%J.out' -W 8:00 < '{project}/launch/l40s.sh'",
+        f"bsub -J phase1_2_V3 -o '{logs}/phase1_2_V3_%J.out' -W 8:00 < '{project}/launch/l40s.sh'",
+        f"bsub -J phase1_2_report -o '{logs}/phase1_2_report_%J.out' "
+        f"-w 'ended(R1_JOB) && ended(R2_JOB) && ended(R3_JOB) && ended(V3_JOB)' < '{project}/launch/report.sh'",
     ]
     assert not cluster.state.exists()
     assert not logs.exists()
@@ -272,35 +341,70 @@ def test_the_phase_is_submitted_with_a_report_that_waits(cluster, site):
     result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site, IMGINAV_REPORT_QUEUE="short")
     assert result.returncode == 0, result.stderr
     logs = cluster.project / "logs"
+    jobs = {101: "R1", 102: "R2", 103: "R3", 104: "report"}
+    names = {number: f"phase1_2_{name}_{number}.out" for number, name in jobs.items()}
     assert result.stdout.splitlines() == [
-        f"101: phase1_2_v100[1-2], output in {logs}",
-        f"102: phase1_2_l40s[1-1], output in {logs}",
-        f"103: phase1_2_report, output in {logs}",
+        f"{number}: phase1_2_{name}, output in {logs / names[number]}" for number, name in jobs.items()
     ]
     assert set(cluster.wait()) == {"DONE"}
-    assert '"w": "done(101) && done(102)", ' in cluster.job_file(103, "job.json")
-    assert '"q": "short"' in cluster.job_file(103, "job.json")
-    names = {f"phase1_2_{name}.out" for name in ("v100_101_1", "v100_101_2", "l40s_102_1", "report_103_0")}
-    assert {path.name for path in logs.iterdir()} == names
-    ends = {name: (cluster.folder / f"{name}.arguments").stat().st_mtime for name in ("101.1.0", "101.2.0", "102.1.0")}
-    assert max(ends.values()) <= (cluster.folder / "103.0.0.arguments").stat().st_mtime
+    assert '"w": "ended(101) && ended(102) && ended(103)", ' in cluster.job_file(104, "job.json")
+    assert '"q": "short"' in cluster.job_file(104, "job.json")
+    assert {path.name for path in logs.iterdir()} == set(names.values())
+    for number in (101, 102, 103):
+        assert cluster.recorded(number).arguments[2].endswith(f"configs/phase1_2.py:{jobs[number]}")
+    ends = [(cluster.folder / f"{number}.0.0.arguments").stat().st_mtime for number in (101, 102, 103)]
+    assert max(ends) <= (cluster.folder / "104.0.0.arguments").stat().st_mtime
 
 
-def test_a_report_does_not_start_after_a_run_that_failed(cluster, site):
+def test_jobs_know_their_experiment_where_nothing_is_handed_on(cluster, site):
+    lines = [f'{variable}="{value}"' for variable, value in site.items()]
+    lines += ["IMGINAV_V100_EXPERIMENTS='V1 R2,seed=7'", "IMGINAV_PRESET=full"]
+    (cluster.project / "launch" / "site.env").write_text("\n".join(lines))
+    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **NOTHING)
+    assert result.returncode == 0, result.stderr
+    assert set(cluster.wait()) == {"DONE"}, cluster.outputs()
+    found = [cluster.recorded(number).arguments[2].rpartition(":")[2] for number in (101, 102, 103)]
+    assert found == ["V1,full", "R2,seed=7,full", "R3,full"]
+    report = cluster.recorded(104).arguments
+    assert report[3:] == ["--expected", *found, "--work", str(cluster.project)]
+
+
+def test_a_job_named_after_an_experiment_trains_it(cluster, site):
+    named = cluster.submit("l40s.sh", "-J", "phase1_2_R2", **site)
+    other = cluster.submit("l40s.sh", "-J", "phase1_2_l40s_again", **site)
+    array = cluster.submit("v100.sh", "-J", "phase1_2_R2[1-1]", **site)
+    cluster.wait()
+    assert cluster.recorded(named).arguments[2].endswith(":R2")
+    assert cluster.recorded(other).arguments[2].endswith(":R3")
+    assert cluster.recorded(array, 1).arguments[2].endswith(":R1")
+
+
+def test_a_report_starts_after_a_run_that_failed(cluster, site):
     cluster.exit_codes(1)
     cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site)
-    until(lambda: sum(state in ("DONE", "EXIT") for state in cluster.states().values()) == 3)
-    assert "EXIT" in cluster.states().values()
-    time.sleep(0.5)
-    assert cluster.states()["103[0]"] == "PEND"
+    assert sorted(cluster.wait()) == ["DONE", "DONE", "DONE", "EXIT"]
+    assert cluster.states()["104[0]"] == "DONE"
 
 
-def test_a_refused_submission_says_what_was_submitted_before(cluster, site):
-    bsub = (cluster.binaries / "bsub").read_text()
-    cluster.command("bsub", bsub.replace("#!/bin/sh", '#!/bin/sh\ncase "$*" in *l40s*) exit 255 ;; esac'))
-    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site)
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [("1", ""), ("3", "101 102")],
+)
+def test_a_refused_submission_says_what_was_submitted_before(cluster, site, number, before):
+    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site, STAND_IN_REFUSE=number)
     assert result.returncode == 1
-    assert "l40s.sh; submitted before it: 101" in result.stderr
+    name = {"1": "v100", "3": "l40s"}[number]
+    message = f"error: bsub refused {cluster.project}/launch/{name}.sh (gpu{name}: No such queue. Job not submitted.)"
+    after = f"; submitted before it: {before}, which this ends: bkill {before}" if before else ""
+    assert result.stderr == f"{message}{after}\n"
+
+
+def test_without_bsub_nothing_is_made(cluster, site):
+    (cluster.binaries / "bsub").unlink()
+    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site)
+    assert result.stderr == "error: bsub is not installed here: log in where jobs are submitted\n"
+    assert result.returncode == 1
+    assert not (cluster.project / "logs").exists()
 
 
 def test_one_process_a_node(cluster, site):

@@ -1,0 +1,280 @@
+"""What is checked before jobs are queued, so that no mistake waits for a card: called by the scripts in launch/.
+
+    python -m imginav_jax.preflight --names
+    python -m imginav_jax.preflight R1,quick R2,quick --config configs/phase1_2.py --options --config.batch_size=8
+
+The first form only checks the names of the variables.  The settings are read from the environment, as launch/env.sh
+leaves them.  Nothing is made or changed; the first mistake is one line on stderr, and the exit code is 1.
+"""
+
+import argparse
+import difflib
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imginav_jax import cards
+from imginav_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from imginav_jax.experiment import Experiment
+
+_JOBS = ("V100", "L40S", "REPORT")  # for which launch/phase1_2.sh takes a queue, a wall time and options
+_OF_A_PROCESS = ("IMGINAV_COORDINATOR", "IMGINAV_PROCESSES", "IMGINAV_PROCESS")  # set within a job of several nodes
+NAMES = (
+    "IMGINAV_MANIFEST",
+    "IMGINAV_SYNTHETIC",
+    "IMGINAV_VENV",
+    "IMGINAV_WORK",
+    "IMGINAV_OUTPUTS",
+    "IMGINAV_CACHE",
+    "IMGINAV_PRESET",
+    "IMGINAV_ARGUMENTS",
+    "IMGINAV_PRECISION",
+    "IMGINAV_TF32",
+    "IMGINAV_WORKERS",
+    "IMGINAV_MAX_REQUEUES",
+    "IMGINAV_CARD",
+    "IMGINAV_V100_EXPERIMENTS",
+    "IMGINAV_L40S_EXPERIMENTS",
+    "IMGINAV_MULTINODE_EXPERIMENT",
+    "IMGINAV_REPORT_ARGUMENTS",
+    *_OF_A_PROCESS,
+    *(f"IMGINAV_{job}_{what}" for job in _JOBS for what in ("QUEUE", "WALL_TIME", "OPTIONS")),
+)
+_WARNING_MINUTES = 10  # -wt of the scripts that train
+_LAYOUTS_READ = 3  # of a manifest; the run itself reads all
+_MIB = 2**20
+_BJOBS = ("bjobs", "-noheader", "-o", "jobid stat job_name delimiter='|'")
+_BJOBS_SECONDS = 60
+_ENDED = ("DONE", "EXIT", "ZOMBI")
+
+
+def check_names(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError where a variable begins with IMGINAV_ and nothing reads it; names the nearest one."""
+    for name in sorted(environment):
+        if name.startswith("IMGINAV_") and name not in NAMES:
+            nearest = difflib.get_close_matches(name, NAMES, n=1)
+            hint = f"the nearest name is {nearest[0]}" if nearest else f"valid names are {', '.join(NAMES)}"
+            raise UserError(f"{name} is set, but nothing reads it; {hint}")
+
+
+def check_settings(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError where a setting means nothing, or a run limit leaves no time before its warning."""
+    for name in _OF_A_PROCESS:
+        if environment.get(name):
+            raise UserError(f"{name} is set, but it belongs to one process of a job; unset it")
+    if environment.get("IMGINAV_SYNTHETIC", "") not in ("", "0", "1"):
+        raise UserError(f"IMGINAV_SYNTHETIC is {environment['IMGINAV_SYNTHETIC']!r}, expected 0 or 1")
+    cards.settings(cards.Card("any", 0, "", 1, cards.UNKNOWN), environment)
+    for job in _JOBS:
+        _check_wall_time(job, environment)
+
+
+def check_runs(experiments: Sequence[str], config_file: str, options: Sequence[str], work: Path) -> None:
+    """Checks what each experiment's run would: flags, values, data, folders and free space.
+
+    Args:
+      experiments: as behind the colon of `--config`, "R1" or "R1,quick".
+      config_file: path of configs/phase1_2.py.
+      options: of imginav_jax.main, `--config.batch_size=8`.
+      work: folder in which the runs start; what is relative is relative to it.
+
+    Raises:
+      UserError: a run could not start, or two would write to one folder.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"  # shapes are all that is computed, and here there is no card
+    runs: dict[Path, Experiment] = {}
+    for argument in experiments:
+        experiment, workdir = _parse(argument, config_file, options, work)
+        if workdir in runs:
+            raise UserError(f"{argument} would write to {workdir}, where another of {' '.join(experiments)} does")
+        runs[workdir] = experiment
+    for spec in {each.data: None for each in runs.values()}:
+        _check_manifest(spec, work)
+    for workdir, experiment in runs.items():
+        _check_writable("IMGINAV_WORK", workdir)
+        _check_writable("IMGINAV_OUTPUTS", work / Path(experiment.config.phase_dir).expanduser())
+        _check_writable("IMGINAV_CACHE", work / experiment.cache_dir)
+    _check_space(runs)
+
+
+def check_no_job_is_unfinished(records: Path) -> None:
+    """Raises UserError that names the unfinished jobs of a work folder.
+
+    Args:
+      records: a folder with a file `{job number}.{index}` for each job that was submitted or has started there.
+    """
+    numbers = sorted({path.name.partition(".")[0] for path in records.glob("[0-9]*.*")}, key=int)
+    if not numbers or shutil.which(_BJOBS[0]) is None:
+        return
+    try:
+        answer = subprocess.run(
+            [*_BJOBS, *numbers], capture_output=True, text=True, timeout=_BJOBS_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"bjobs does not say whether jobs {' '.join(numbers)} have ended: {error}") from None
+    rows = [line.split("|") for line in answer.stdout.splitlines() if line.count("|") >= 2]
+    unknown = set(numbers) - {_number(row) for row in rows} - set(re.findall(r"<(\d+)", answer.stderr))
+    if unknown:
+        said = " ".join(f"{answer.stdout} {answer.stderr}".split())
+        raise UserError(f"bjobs does not say whether jobs {' '.join(sorted(unknown))} have ended: {said}")
+    unfinished = [row for row in rows if row[1].strip() not in _ENDED]
+    if unfinished:
+        names = ", ".join(f"{_number(row)} {row[2].strip()} ({row[1].strip()})" for row in unfinished)
+        ending = " ".join(dict.fromkeys(_number(row) for row in unfinished))
+        raise UserError(f"{records.parent.parent} has unfinished jobs: {names}; wait for them, or: bkill {ending}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m imginav_jax.preflight", description="Check what is to be queued.")
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="R1 or R1,quick")
+    parser.add_argument("--names", action="store_true", help="check the names of IMGINAV_ variables alone")
+    parser.add_argument("--config", metavar="FILE", help="configs/phase1_2.py")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="where the output of the jobs goes")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of imginav_jax.main; the last option")
+    arguments = parser.parse_args()
+    try:
+        check_names()
+        if not arguments.names:
+            check_settings()
+            work = Path(os.environ["IMGINAV_WORK"])
+            check_runs(arguments.experiments, arguments.config, arguments.options, work)
+            _check_writable("the folder of the jobs' output", arguments.logs)
+            check_no_job_is_unfinished(work / "experiments" / "requeues")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _check_wall_time(job: str, environment: Mapping[str, str]) -> None:
+    """-W [HOURS:]MINUTES[/HOST], and -wt where the options replace it; an option wins over the variable."""
+    name = f"IMGINAV_{job}_WALL_TIME"
+    limit, warning = environment.get(name, ""), "" if job == "REPORT" else str(_WARNING_MINUTES)
+    try:
+        options = shlex.split(environment.get(f"IMGINAV_{job}_OPTIONS", ""))
+    except ValueError:
+        raise UserError(f"IMGINAV_{job}_OPTIONS has a quote that is not closed") from None
+    for option, value in itertools.pairwise(options):
+        if option == "-W":
+            name, limit = f"-W in IMGINAV_{job}_OPTIONS", value
+        elif option == "-wt":
+            warning = value
+    if not limit:
+        return
+    expected = "MINUTES or HOURS:MINUTES"
+    if not (minutes := _minutes(limit)):
+        raise UserError(f"{name} is {limit!r}, expected {expected}")
+    if warning and minutes <= (_minutes(warning) or 0):
+        raise UserError(
+            f"{name} is {limit}, expected more than the {_minutes(warning)} minutes that the warning comes before it: "
+            "the job would be told to stop as soon as it starts"
+        )
+
+
+def _minutes(text: str) -> int | None:
+    found = re.fullmatch(r"(?:(\d+):)?(\d+)(?:/.*)?", text.strip())
+    return int(found[1] or 0) * 60 + int(found[2]) if found else None
+
+
+def _parse(argument: str, config_file: str, options: Sequence[str], work: Path) -> tuple["Experiment", Path]:
+    """The checked experiment and its workdir; every mistake in the flags ends the program as it would end the run."""
+    from absl import flags
+
+    from imginav_jax import experiment
+    from imginav_jax import main as program
+
+    sys.argv = [sys.argv[0], f"--config={config_file}:{argument}", *options]  # where ml_collections looks for overrides
+    try:
+        rest = program.parse_flags(sys.argv)
+        config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+    finally:
+        flags.FLAGS.unparse_flags()
+        for name in [name for name in flags.FLAGS if name.startswith("config.")]:  # each override has become a flag
+            delattr(flags.FLAGS, name)
+    if len(rest) > 1:
+        raise UserError(f"IMGINAV_ARGUMENTS has an unknown argument {rest[1]}, expected --config.KEY=VALUE")
+    config.data.num_workers = 0  # it is the job's cores that bound it
+    checked = experiment.from_config(config)
+    if config.init_from is not None and not (work / Path(config.init_from).expanduser()).exists():
+        raise UserError(f"config.init_from {config.init_from} does not exist")
+    return checked, work / Path(workdir or f"experiments/phase1/{checked.name}").expanduser()
+
+
+def _check_manifest(spec: Any, work: Path) -> None:
+    """`spec` is a DataSpec; every row of its manifest, and the header of the first layouts."""
+    from imginav_jax.datasets import layout_file, manifest
+
+    if spec.manifest is None:
+        return
+    root = None if spec.root is None else work / Path(spec.root).expanduser()
+    found = manifest.read_manifest(work / Path(spec.manifest).expanduser(), root)
+    found.raise_problems()
+    if not found.rows:
+        raise UserError(f"{found.path} leaves no layout")
+    for row in found.rows[:_LAYOUTS_READ]:
+        layout_file.read_layout(row.path, spec.image_size)
+
+
+def _check_writable(what: str, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=_existing(folder)):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({what}): {error.strerror}") from None
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or where it is to be made."""
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+
+
+def _check_space(runs: Mapping[Path, "Experiment"]) -> None:
+    """For the checkpoints of all runs together, wherever they share a file system."""
+    needed: dict[int, int] = {}
+    places: dict[int, Path] = {}
+    for workdir, experiment in runs.items():
+        place = _existing(workdir)
+        device = place.stat().st_dev
+        places[device] = place
+        needed[device] = needed.get(device, 0) + _bytes_needed(workdir, experiment)
+    for device, place in places.items():
+        free = shutil.disk_usage(place).free
+        if free < needed[device]:
+            raise UserError(
+                f"{place} has {free / _MIB:,.0f} MiB free, expected {needed[device] / _MIB:,.0f} MiB for the "
+                "checkpoints; free some space, or set IMGINAV_WORK to another folder"
+            )
+
+
+def _bytes_needed(workdir: Path, experiment: "Experiment") -> int:
+    """As a run counts them: the two latest, the best, the periodic ones and one on its way, less those that exist."""
+    import functools
+
+    import jax
+
+    from imginav_jax import checkpoints, optimizer, train_state
+
+    config = experiment.config
+    adamw = optimizer.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
+    create = functools.partial(train_state.create, config=experiment.model, optimizer=adamw)
+    leaves: Iterable[Any] = jax.tree.leaves(jax.eval_shape(create, jax.random.key(0)))
+    kept = 3 + config.num_epochs // config.checkpoint.every_epochs
+    copies = max(kept - len(checkpoints.steps(workdir / "checkpoints")), 0) + 1
+    return copies * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _number(row: Sequence[str]) -> str:
+    """Of a job, "101" of "101[2]"."""
+    return row[0].strip().partition("[")[0]
+
+
+if __name__ == "__main__":
+    main()

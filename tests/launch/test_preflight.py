@@ -1,0 +1,235 @@
+"""What is refused before anything is queued, and that nothing is made by looking."""
+
+import re
+import shutil
+import time
+
+import pytest
+
+from conftest import ROOT
+from imginav_jax import preflight, run
+from imginav_jax.errors import UserError
+
+# Of ml_collections, when it loads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture
+def phase(cluster, site):
+    """Call it with changes of a site's variables; the result of phase1_2.sh."""
+    return lambda *arguments, **changes: cluster.bash(
+        cluster.project / "launch" / "phase1_2.sh", *arguments, **site | changes
+    )
+
+
+@pytest.fixture
+def check(cluster, monkeypatch):
+    """Call it with experiments and options; the message of what is refused."""
+    monkeypatch.setattr("sys.argv", ["preflight"])
+
+    def check(*words):
+        experiments = [word for word in words if not word.startswith("--")]
+        options = [word for word in words if word.startswith("--")]
+        config, work = str(ROOT / "configs" / "phase1_2.py"), cluster.folder / "work"
+        try:
+            preflight.check_runs(experiments, config, options, work)
+        except (UserError, SystemExit) as error:
+            return str(error).removeprefix("error: ")
+        return None
+
+    return check
+
+
+def test_the_names_are_those_that_are_documented_and_those_that_are_read():
+    def names(paths):
+        text = "\n".join(path.read_text() for path in paths)
+        found = set(re.findall(r"IMGINAV_[A-Z0-9_]*[A-Z0-9]", text))
+        jobs = {name for name in found if name.startswith("IMGINAV_X_")}
+        return (found - jobs) | {name.replace("_X_", f"_{job}_") for name in jobs for job in ("V100", "L40S", "REPORT")}
+
+    header = (ROOT / "launch" / "env.sh").read_text().partition(': "${project')[0]
+    documented = set(re.findall(r"IMGINAV_[A-Z0-9_]*[A-Z0-9]", header))
+    scripts = list((ROOT / "launch").glob("*.sh"))
+    code = [path for path in (ROOT / "imginav_jax").rglob("*.py") if path.name != "preflight.py"]
+    assert names([*scripts, *code]) == set(preflight.NAMES)
+    expanded = {name.replace("_X_", f"_{job}_") for name in documented for job in ("V100", "L40S", "REPORT")}
+    assert expanded == set(preflight.NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("IMGINAV_PRESETS", "the nearest name is IMGINAV_PRESET"),
+        ("IMGINAV_L40_QUEUE", "the nearest name is IMGINAV_L40S_QUEUE"),
+        ("IMGINAV_REPORT_EXPERIMENTS", "the nearest name is IMGINAV_REPORT_ARGUMENTS"),
+        ("IMGINAV_XYZZY_9", "valid names are IMGINAV_MANIFEST, "),
+    ],
+)
+def test_a_name_that_nothing_reads(name, hint):
+    with pytest.raises(UserError, match=f"^{name} is set, but nothing reads it; {hint}"):
+        preflight.check_names({"IMGINAV_WORK": "/a", name: ""})
+    preflight.check_names({"IMGINAV_WORK": "/a", "IMGINAVY": "1", "PATH": "/"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"IMGINAV_V100_WALL_TIME": "0:10"}, "IMGINAV_V100_WALL_TIME is 0:10, expected more than the 10 minutes"),
+        ({"IMGINAV_L40S_WALL_TIME": "5"}, "IMGINAV_L40S_WALL_TIME is 5, expected more than the 10 minutes"),
+        ({"IMGINAV_L40S_OPTIONS": "-W 10/host"}, "-W in IMGINAV_L40S_OPTIONS is 10/host, expected more than the 10"),
+        ({"IMGINAV_L40S_OPTIONS": "-wt 60", "IMGINAV_L40S_WALL_TIME": "1:00"}, "more than the 60 minutes"),
+        ({"IMGINAV_REPORT_WALL_TIME": "4h"}, "IMGINAV_REPORT_WALL_TIME is '4h', expected MINUTES or HOURS:MINUTES"),
+        ({"IMGINAV_V100_OPTIONS": "-R 'a"}, "IMGINAV_V100_OPTIONS has a quote that is not closed"),
+        ({"IMGINAV_COORDINATOR": "a:1"}, "IMGINAV_COORDINATOR is set, but it belongs to one process of a job; unset"),
+        ({"IMGINAV_SYNTHETIC": "yes"}, "IMGINAV_SYNTHETIC is 'yes', expected 0 or 1"),
+        ({"IMGINAV_TF32": "on"}, "IMGINAV_TF32 is 'on', expected 0 or 1"),
+        ({"IMGINAV_PRECISION": "fp16"}, "IMGINAV_PRECISION is 'fp16', expected float32, bfloat16, float16"),
+    ],
+)
+def test_settings(setting, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        preflight.check_settings(setting)
+
+
+def test_settings_that_hold():
+    preflight.check_settings({"IMGINAV_V100_WALL_TIME": "0:11", "IMGINAV_REPORT_WALL_TIME": "0:05"})
+    preflight.check_settings({"IMGINAV_L40S_OPTIONS": "-wt 5 -W 6", "IMGINAV_L40S_WALL_TIME": "1"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["R9"], 'unknown experiment "R9"; valid ones are R1, R2, R3, V1, V2, V3'),
+        (["R1,quik"], 'unknown preset "quik"; valid ones are full, quick, seed=NUMBER'),
+        (["R1", "--config.batch_sise=8"], 'unknown config key "batch_sise"; valid ones are '),
+        (["R1", "--config.batch_size=eight"], "eight"),
+        (["R1", "--config.batch_size=0"], "config.batch_size is 0, expected a number above 0"),
+        (["R3", "--config.data.image_size=100"], "config.data.image_size is 100, expected a multiple of 32"),
+        (["R1", "--config.init_from=nowhere"], "config.init_from nowhere does not exist"),
+        (["R1", "R2", "R1"], "R1 would write to {work}/experiments/phase1/phase1_2_AE_R1_ds3, where another of R1"),
+        (["R1", "R2", "--config.name=mine"], "R2 would write to {work}/experiments/phase1/mine, where another of"),
+        (["R1", "--config.data.manifest={folder}/no.csv"], "manifest {folder}/no.csv does not exist"),
+        (["R1,quick", "--config.data.manifest={folder}/layouts.csv"], "layout.png is 512x512, expected 128x128"),
+        (["R1", "--config.phase_dir=/proc/no"], "/proc/no cannot be written (IMGINAV_OUTPUTS)"),
+        (
+            ["R1", "--config.data.cache_dir={folder}/layouts.csv/a"],
+            "cannot be written (IMGINAV_CACHE): Not a directory",
+        ),
+        (["R1", "--config.num_epochs=100000000"], "MiB for the checkpoints; free some space, or set IMGINAV_WORK"),
+    ],
+)
+def test_runs_that_could_not_start(check, cluster, words, message):
+    places = {"folder": cluster.folder, "work": cluster.folder / "work"}
+    said = check(*(word.format(**places) for word in words))
+    assert said is not None
+    assert message.format(**places) in said
+    assert not (cluster.folder / "work").exists()
+
+
+def test_runs_that_can_start(check, cluster):
+    manifest = f"--config.data.manifest={cluster.folder}/layouts.csv"
+    assert check("R1", "R2", "R3,seed=7", manifest, "--config.data.num_workers=99", "--config.batch_size=8") is None
+    assert check("R1,quick", "R2,quick", "R3,quick") is None
+    assert not (cluster.folder / "work").exists()
+
+
+def test_a_manifest_whose_rows_are_bad(check, cluster):
+    manifest = cluster.folder / "layouts.csv"
+    option = f"--config.data.manifest={manifest}"
+    manifest.write_text("scene_id,type,room_id,layout_path\ns1,scene,0,layout.png\n")
+    assert "lacks the column is_empty" in check("R1", option)
+    manifest.write_text("scene_id,type,room_id,layout_path,is_empty\ns1,scene,0,layout.png,perhaps\n")
+    assert 'row 2: is_empty "perhaps"' in check("R1", option)
+    manifest.write_text("scene_id,type,room_id,layout_path,is_empty\ns1,scene,0,layout.png,true\n")
+    assert check("R1", option) == f"{manifest} leaves no layout"
+    manifest.write_text("scene_id,type,room_id,layout_path,is_empty\ns1,scene,0,gone.png,false\n")
+    assert check("R1", option) == f"{cluster.folder}/gone.png does not exist"
+
+
+def test_the_space_is_that_of_a_runs_checkpoints(check, cluster, monkeypatch):
+    from configs.phase1_2 import get_config
+
+    asked = []
+    monkeypatch.setattr(preflight, "_check_space", lambda runs: asked.append(runs))
+    assert check("R1,quick") is None
+    ((workdir, experiment),) = asked[0].items()
+    # Weights and AdamW's two moments in float32, 786,143 of each, and a few counters, in so many copies.
+    copies = run._checkpoints_kept(get_config("R1,quick")) + 1
+    needed = preflight._bytes_needed(workdir, experiment)
+    assert 3 * 4 * 786_143 * copies < needed < 3 * 4 * 786_143 * copies + 100 * copies
+    (workdir / "checkpoints" / "10").mkdir(parents=True)
+    assert preflight._bytes_needed(workdir, experiment) == needed * (copies - 1) / copies
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change", "message"),
+    [
+        ([], {"IMGINAV_V100_EXPERIMENTS": "R1 R4"}, 'unknown experiment "R4"; valid ones are R1, R2, R3, V1, V2, V3'),
+        ([], {"IMGINAV_ARGUMENTS": "batch_size=8"}, "IMGINAV_ARGUMENTS has an unknown argument batch_size=8"),
+        (["--dry-run"], {"IMGINAV_PRESET": "quik"}, 'unknown preset "quik"; valid ones are full, quick, seed=NUMBER'),
+        (["--dry-run"], {"IMGINAV_WORKERS": "two"}, "config.data.num_workers"),
+        (["--dry-run"], {"IMGINAV_L40S_WALL_TIME": "10"}, "IMGINAV_L40S_WALL_TIME is 10, expected more than the 10"),
+        ([], {"IMGINAV_L40S_EXPERIMENTS": " "}, "IMGINAV_L40S_EXPERIMENTS is empty"),
+    ],
+)
+def test_nothing_is_submitted_and_nothing_made(cluster, phase, arguments, change, message):
+    before = sorted(cluster.folder.rglob("*"))
+    result = phase(*arguments, **change)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert sorted(path for path in cluster.folder.rglob("*") if path.name != "__pycache__") == before
+
+
+def test_a_second_submission_waits_for_the_end_of_the_first(cluster, phase, monkeypatch):
+    python, going = cluster.venv / "bin" / "python", str(cluster.folder / "go").replace(" ", "\\ ")
+    python.write_text(python.read_text().replace("pwd >", f"until [ -e {going} ]; do sleep 0.1; done\npwd >"))
+    assert phase().returncode == 0
+    again = phase()
+    assert (again.returncode, again.stdout) == (1, "")
+    pattern = (
+        rf"error: {cluster.project} has unfinished jobs: 101 phase1_2_R1 \((RUN|PEND)\), 102 .*, 103 .*, "
+        r"104 phase1_2_report \(PEND\); wait for them, or: bkill 101 102 103 104\n"
+    )
+    assert re.fullmatch(pattern, again.stderr)
+    (cluster.folder / "go").touch()
+    cluster.wait()
+    records = cluster.project / "experiments" / "requeues"
+    monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
+    preflight.check_no_job_is_unfinished(records)
+    shutil.rmtree(cluster.state)  # LSF forgets finished jobs
+    preflight.check_no_job_is_unfinished(records)
+
+
+def test_a_job_that_was_submitted_by_hand_is_found_once_it_has_started(cluster, site, monkeypatch):
+    cluster.exit_codes(*[75] * 30)
+    job = cluster.submit("l40s.sh", **site, IMGINAV_MAX_REQUEUES="30")
+    records = cluster.project / "experiments" / "requeues"
+    while not list(records.glob("*")):
+        time.sleep(0.1)
+    monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
+    with pytest.raises(UserError, match=rf"has unfinished jobs: {job} phase1_2_l40s \("):
+        preflight.check_no_job_is_unfinished(records)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("echo 'LSF is down' >&2; exit 255", "bjobs does not say whether jobs 101 have ended: LSF is down"),
+        ("echo '101|UNKWN|phase1_2_R1'", "unfinished jobs: 101 phase1_2_R1 (UNKWN)"),
+        ("echo '101|ZOMBI|phase1_2_R1'", None),
+        ("echo '101|EXIT|phase1_2_R1'", None),
+        ("echo 'Job <101> is not found' >&2; exit 255", None),
+    ],
+)
+def test_what_bjobs_says(cluster, monkeypatch, answer, message):
+    records = cluster.folder / "work" / "experiments" / "requeues"
+    records.mkdir(parents=True)
+    (records / "101.0").write_text("0\n")
+    cluster.command("bjobs", f"#!/bin/sh\n{answer}\n")
+    monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
+    if message is None:
+        preflight.check_no_job_is_unfinished(records)
+        return
+    with pytest.raises(UserError, match=re.escape(message)):
+        preflight.check_no_job_is_unfinished(records)
