@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
         with LogFile() as log, _own_workdir() as owned:
             _train(log, owned)
     except RunError as error:
+        distributed.leave()
         sys.exit(f"error: {error}")
 
 

@@ -25,25 +25,10 @@ done
 # shellcheck source=launch/env.sh
 . "$project/launch/env.sh"
 
-# Starts this script on every node but the first, which the job itself runs on, and names them to each other.
-start_the_others() {
-  local index fields
-  read -ra fields <<<"${LSB_MCPU_HOSTS:-}" # host, slots, host, slots, ...
-  [ ${#fields[@]} -ge 2 ] || fail "LSB_MCPU_HOSTS is '${LSB_MCPU_HOSTS:-}': submit this script with bsub"
-  export IMGINAV_COORDINATOR=${fields[0]}:$((10000 + LSB_JOBID % 20000)) # below the ports that a system gives out
-  export IMGINAV_PROCESSES=$((${#fields[@]} / 2)) IMGINAV_PROCESS=0
-  for ((index = 1; index < IMGINAV_PROCESSES; index++)); do
-    # One process gets the signal and tells the others: what only waits for them must not die of it.
-    (
-      trap '' USR2 TERM INT
-      cd "$project"
-      exec blaunch -no-shell "${fields[2 * index]}" env "LS_SUBCWD=$project" "IMGINAV_PRECISION=$IMGINAV_PRECISION" \
-        "IMGINAV_COORDINATOR=$IMGINAV_COORDINATOR" "IMGINAV_PROCESSES=$IMGINAV_PROCESSES" "IMGINAV_PROCESS=$index" \
-        bash "$project/launch/multinode.sh"
-    ) &
-  done
-}
+# shellcheck source=launch/nodes.sh
+. "$project/launch/nodes.sh"
 
 prepare_training "${IMGINAV_MULTINODE_EXPERIMENT:-R3}" IMGINAV_MULTINODE_EXPERIMENT
-[ -n "${IMGINAV_PROCESS:-}" ] || start_the_others
-exec "$python" -m imginav_jax.main "--config=$project/configs/phase1_2.py:$experiment" "${options[@]}"
+program=("$python" -m imginav_jax.main "--config=$project/configs/phase1_2.py:$experiment" "${options[@]}")
+[ -n "${IMGINAV_PROCESS:-}" ] || run_together "${program[@]}"
+exec "${program[@]}" 2> >(without_traces) # on the other nodes

@@ -1,0 +1,84 @@
+# shellcheck shell=bash
+# Processes of one run on several nodes, which end together; launch/multinode.sh sources it after launch/env.sh.
+
+: "${project:?is set by the script that sources this file}"
+readonly GRACE=15 # seconds that the other processes have to end by themselves after one has
+
+# Drops what XLA writes when it aborts because another process has gone: the launch script names the one that has.
+without_traces() {
+  trap '' USR2 TERM INT
+  exec sed -u '/^[EF][0-9]* .*\(coordination_service\|client\.h\)/,${/^error: /!d}'
+}
+
+# Names the processes to each other: one on every host of the job, the first on this one.
+name_processes() {
+  local fields index
+  command -v blaunch >/dev/null || fail "blaunch is not installed here: no process can be started on another node"
+  read -ra fields <<<"${LSB_MCPU_HOSTS:-}" # host, slots, host, slots, ...
+  [ ${#fields[@]} -ge 2 ] || fail "LSB_MCPU_HOSTS is '${LSB_MCPU_HOSTS:-}': submit this script with bsub"
+  hosts=()
+  for ((index = 0; index < ${#fields[@]}; index += 2)); do hosts+=("${fields[index]}"); done
+  export IMGINAV_COORDINATOR=${hosts[0]}:$((10000 + LSB_JOBID % 20000)) # below the ports that a system gives out
+  export IMGINAV_PROCESSES=${#hosts[@]} IMGINAV_PROCESS=0
+}
+
+# Starts the launch script on another node, in the background.
+start_on_node() { # number of the process
+  # One process gets the signal and tells the others: what only waits for them must not die of it.
+  (
+    trap '' USR2 TERM INT
+    cd "$project"
+    exec blaunch -no-shell "${hosts[$1]}" env "LS_SUBCWD=$project" "IMGINAV_PRECISION=$IMGINAV_PRECISION" \
+      "IMGINAV_COORDINATOR=$IMGINAV_COORDINATOR" "IMGINAV_PROCESSES=$IMGINAV_PROCESSES" "IMGINAV_PROCESS=$1" \
+      bash "$project/launch/multinode.sh"
+  ) &
+}
+
+# Sets `code` to what the job ends with and says so, where the process of this number is the first that has failed.
+note_end() { # number of the process, its exit code
+  case $2:$code in
+    0:* | 75:75) ;;
+    75:0) code=75 ;;
+    *:0 | *:75)
+      code=$2
+      [ -n "$told" ] || echo "error: process $1 of $IMGINAV_PROCESSES on ${hosts[$1]} has ended with exit code $2" >&2
+      ;;
+  esac
+}
+
+# Runs the program here as process 0 and the launch script on the other nodes, and exits when all have ended: with 75 if
+# they were asked to stop at the run limit, else with the first failure.  Once a process has failed, or the first one
+# has ended, the others have GRACE seconds.
+run_together() { # the program
+  local index running deadline='' told='' code=0 pids=()
+  name_processes
+  "$@" 2> >(without_traces) &
+  pids[0]=$!
+  # The signal has come to the whole group; the program ignores a second one.
+  trap 'told=yes; kill -USR2 "${pids[0]}" 2>/dev/null || :' USR2
+  trap 'told=yes; kill -TERM "${pids[0]}" 2>/dev/null || :' TERM INT
+  for ((index = 1; index < ${#hosts[@]}; index++)); do
+    start_on_node "$index"
+    pids[index]=$!
+  done
+  while [ ${#pids[@]} -gt 0 ]; do
+    running=${#pids[@]}
+    for index in "${!pids[@]}"; do
+      kill -0 "${pids[index]}" 2>/dev/null && continue
+      end_of_process "$index"
+    done
+    [ "$running" -eq ${#pids[@]} ] || [ -n "$deadline" ] || { [ "$code" = 0 ] && [ -n "${pids[0]:-}" ]; } ||
+      deadline=$((SECONDS + GRACE))
+    [ -z "$deadline" ] || [ "$SECONDS" -lt "$deadline" ] || break
+    [ ${#pids[@]} -eq 0 ] || sleep 1 || : # a signal ends it too
+  done
+  [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || :
+  exit "$code"
+}
+
+end_of_process() { # number of a process that has ended
+  local its=0
+  wait "${pids[$1]}" || its=$?
+  unset "pids[$1]"
+  note_end "$1" "$its"
+}
