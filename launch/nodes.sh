@@ -27,7 +27,7 @@ start_on_node() { # number of the process
   # One process gets the signal and tells the others: what only waits for them must not die of it.
   (
     trap '' USR2 TERM INT
-    cd "$project"
+    cd "$project" || exit
     exec blaunch -no-shell "${hosts[$1]}" env "LS_SUBCWD=$project" "IMGINAV_PRECISION=$IMGINAV_PRECISION" \
       "IMGINAV_COORDINATOR=$IMGINAV_COORDINATOR" "IMGINAV_PROCESSES=$IMGINAV_PROCESSES" "IMGINAV_PROCESS=$1" \
       bash "$project/launch/multinode.sh"
@@ -41,7 +41,7 @@ note_end() { # number of the process, its exit code
     75:0) code=75 ;;
     *:0 | *:75)
       code=$2
-      [ -n "$told" ] || echo "error: process $1 of $IMGINAV_PROCESSES on ${hosts[$1]} has ended with exit code $2" >&2
+      [ -n "$told" ] || echo "error: process $1 of $IMGINAV_PROCESSES on ${hosts[$1]} has ended with exit code $2" >&3
       ;;
   esac
 }
@@ -55,24 +55,24 @@ run_together() { # the program
   "$@" 2> >(without_traces) &
   pids[0]=$!
   # The signal has come to the whole group; the program ignores a second one.
-  trap 'told=yes; kill -USR2 "${pids[0]}" 2>/dev/null || :' USR2
-  trap 'told=yes; kill -TERM "${pids[0]}" 2>/dev/null || :' TERM INT
+  trap 'told=yes; kill -USR2 "${pids[0]}" || :' USR2
+  trap 'told=yes; kill -TERM "${pids[0]}" || :' TERM INT
   for ((index = 1; index < ${#hosts[@]}; index++)); do
     start_on_node "$index"
     pids[index]=$!
   done
+  exec 3>&2 2>/dev/null # bash itself would tell of each child that a signal has ended
   while [ ${#pids[@]} -gt 0 ]; do
     running=${#pids[@]}
     for index in "${!pids[@]}"; do
-      kill -0 "${pids[index]}" 2>/dev/null && continue
-      end_of_process "$index"
+      kill -0 "${pids[index]}" || end_of_process "$index"
     done
     [ "$running" -eq ${#pids[@]} ] || [ -n "$deadline" ] || { [ "$code" = 0 ] && [ -n "${pids[0]:-}" ]; } ||
       deadline=$((SECONDS + GRACE))
     [ -z "$deadline" ] || [ "$SECONDS" -lt "$deadline" ] || break
     [ ${#pids[@]} -eq 0 ] || sleep 1 || : # a signal ends it too
   done
-  [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || :
+  [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" || :
   exit "$code"
 }
 

@@ -1,0 +1,179 @@
+"""Processes on several nodes: they end together, soon, with one line and the right code."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT
+from imginav_jax import distributed
+
+ENDS_WITHIN = 30  # seconds
+GRACE = 3  # instead of 15
+
+
+@pytest.fixture
+def nodes(cluster, site):
+    """Call it with what each of the two processes does, in bash; exit code, output and seconds of the job."""
+
+    def run(first, second, *signals):
+        script = cluster.project / "launch" / "nodes.sh"
+        script.write_text(script.read_text().replace("GRACE=15", f"GRACE={GRACE}"))
+        python = cluster.venv / "bin" / "python"
+        acting = 'case " $* " in *" imginav_jax.main "*) if [ "$IMGINAV_PROCESS" = 0 ]; then'
+        text = python.read_text().replace("code=$(head", f"{acting} {first}; else {second}; fi ;; esac\ncode=$(head")
+        python.write_text(text)
+        began = time.monotonic()
+        job = cluster.submit("multinode.sh", *signals, **site, STAND_IN_MINUTE="0.1 600")
+        cluster.wait(ENDS_WITHIN + 10)
+        return cluster.codes(job), cluster.outputs(), time.monotonic() - began
+
+    return run
+
+
+def errors(output):
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "who"),
+    [
+        ("sleep 300", "exit 3", 3, "process 1 of 2 on 127.0.0.1 has ended with exit code 3"),
+        ("exit 4", "sleep 300", 4, "process 0 of 2 on localhost has ended with exit code 4"),
+        ("kill -9 $$", "sleep 300", 137, "process 0 of 2 on localhost has ended with exit code 137"),
+        ("sleep 300", "kill -9 $$", 137, "process 1 of 2 on 127.0.0.1 has ended with exit code 137"),
+    ],
+)
+def test_all_end_where_one_fails(nodes, first, second, code, who):
+    codes, output, seconds = nodes(first, second)
+    assert codes == [code]
+    assert errors(output) == [f"error: {who}"]
+    assert seconds < ENDS_WITHIN - 15 + GRACE
+    assert not re.search(r"Killed|line \d+:", output), "bash has nothing to add"
+
+
+def test_what_xla_says_when_it_aborts_is_dropped(nodes):
+    abort = r"printf 'F1125 19:21:55.767071 1 client.h:80] Terminating\n*** trace ***\nerror: mine\n' >&2; exit 134"
+    codes, output, _ = nodes("echo before >&2; exit 1", f"echo kept >&2; sleep 1; {abort}")
+    assert codes == [1]
+    assert "before\n" in output
+    assert "kept\n" in output
+    assert "error: mine\n" in output
+    assert "F1125" not in output
+    assert "trace" not in output
+
+
+def test_the_first_may_finish_long_after_the_others(nodes):
+    codes, output, _ = nodes("sleep 6", "exit 0")
+    assert (codes, errors(output)) == ([0], [])
+
+
+def test_a_warning_reaches_the_first_process_and_the_job_is_requeued(nodes):
+    waiting = (
+        "[ -e again ] || { trap 'touch again told; exit 75' USR2; for i in $(seq 99); do sleep 0.1; done; exit 1; }"
+    )
+    follows = "[ -e again ] || { until [ -e told ]; do sleep 0.1; done; exit 75; }"
+    codes, output, _ = nodes(waiting, follows, "-W", "0:30")
+    assert codes == [75, 0]
+    assert errors(output) == []
+
+
+def test_a_process_that_was_warned_before_they_met_is_requeued_too(nodes):
+    first = "[ -e again ] || { touch again; trap '' USR2; sleep 300; }"
+    codes, output, seconds = nodes(first, "[ -e twice ] || { touch twice; sleep 1; exit 75; }")
+    assert codes == [75, 0]
+    assert errors(output) == []
+    assert seconds < ENDS_WITHIN + 5
+
+
+def test_without_blaunch_nothing_is_started(cluster, site):
+    (cluster.binaries / "blaunch").unlink()
+    job = cluster.submit("multinode.sh", **site)
+    cluster.wait()
+    assert cluster.codes(job) == [1]
+    expected = "error: blaunch is not installed here: no process can be started on another node"
+    assert errors(cluster.outputs()) == [expected]
+    assert not list(cluster.folder.glob("*.arguments"))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def start(code, index, port, **variables):
+    """A process of two that runs `code` when it has met the other."""
+    lines = [
+        "from imginav_jax import distributed, signals",
+        "from imginav_jax.errors import RunError",
+        "distributed._JOIN_SECONDS = int(os.environ.get('SECONDS_TO_JOIN', 100))",
+        "distributed._LAST_SECONDS = 1",
+        "distributed.initialize(signals.Stop())",
+    ]
+    joined = {"IMGINAV_COORDINATOR": f"127.0.0.1:{port}", "IMGINAV_PROCESSES": "2", "IMGINAV_PROCESS": str(index)}
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join(["import os, sys", *lines, code])],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **joined, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ends(*processes, seconds=ENDS_WITHIN + 30):
+    outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_nobody_meets_ends_with_one_line(index):
+    port = free_port()
+    codes, (output,) = ends(start("", index, port, SECONDS_TO_JOIN="2"))
+    assert codes == [1]
+    assert output == f"error: process {index} of 2 has not met the others at 127.0.0.1:{port} within 2 seconds\n"
+
+
+def test_a_proxy_is_not_for_the_nodes_of_a_job():
+    port = free_port()
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9")
+    code = "print(os.environ['no_proxy'], flush=True)"
+    processes = [start(code, index, port, **proxies, no_proxy="example.org") for index in (0, 1)]
+    codes, outputs = ends(*processes)
+    assert codes == [0, 0], outputs
+    assert outputs == ["example.org,127.0.0.1\n"] * 2
+
+
+def test_hosts_that_are_exempt_already_stay_so():
+    variables = {"LSB_MCPU_HOSTS": "a 4 b 4", "NO_PROXY": "x.org, b", "no_grpc_proxy": "y.org"}
+    distributed.exempt_from_proxies("a:10101", variables)
+    assert variables["no_proxy"] == variables["NO_PROXY"] == "x.org,b,a"
+    assert variables["no_grpc_proxy"] == "y.org,a,b"
+    variables = {"no_proxy": "z.org", "NO_PROXY": "x.org"}
+    distributed.exempt_from_proxies("[::1]:10101", variables)
+    assert (variables["no_proxy"], variables["NO_PROXY"]) == ("z.org,::1", "x.org,::1")
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_of_one_process_waits_for_no_other(failing):
+    port, began = free_port(), time.monotonic()
+    waits = """
+from jax.experimental import multihost_utils
+for step in range(10000):
+    multihost_utils.sync_global_devices(str(step))
+"""
+    fails = "from jax.experimental import multihost_utils\nmultihost_utils.sync_global_devices('0')\n"
+    fails += "try: raise RunError('the disk is full')\nexcept RunError as error:\n"
+    fails += "    distributed.leave()\n    sys.exit(f'error: {error}')"
+    processes = [start(fails if index == failing else waits, index, port) for index in (0, 1)]
+    codes, outputs = ends(*processes)
+    assert codes[failing] == 1
+    assert codes[1 - failing] != 0
+    assert errors(outputs[failing]) == ["error: the disk is full"]
+    assert "Traceback" not in "".join(outputs)
+    assert time.monotonic() - began < ENDS_WITHIN
