@@ -83,7 +83,8 @@ def _give_up(message: str) -> None:
 
 def _end_by(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """In the place of sys.excepthook: an error that only says that another process has gone is one line."""
-    if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST):
+    # JAX makes a ValueError of some of XLA's.
+    if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(word in str(error) for word in _LOST):
         sys.stderr.write(f"error: another process of the run has ended: {str(error).splitlines()[0]}\n")
     else:
         sys.__excepthook__(kind, error, trace)

@@ -150,7 +150,7 @@ def main() -> None:
             check_runs(arguments.experiments, arguments.config, arguments.options, work)
             _check_writable("the folder of the jobs' output", arguments.logs)
             check_no_job_is_unfinished(work / "experiments" / "requeues")
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -49,16 +49,16 @@ def test_from_one_command_to_a_finished_report_with_one_run_cut_off_by_the_run_l
         **real,
         IMGINAV_ARGUMENTS=arguments(),
         IMGINAV_V100_WALL_TIME="9999:00",
-        IMGINAV_L40S_WALL_TIME="0:10",  # the warning comes ten minutes before: as soon as the clock starts
+        IMGINAV_L40S_WALL_TIME="0:11",  # the warning comes ten minutes before: a second after the clock starts
         STAND_IN_CLOCK="Epoch 1/",
-        STAND_IN_MINUTE="3 60",
+        STAND_IN_MINUTE="1 60",
     )
     assert result.returncode == 0, result.stderr
     assert cluster.wait(600) == ["DONE"] * 4, cluster.outputs()
-    assert [cluster.codes(101, 1), cluster.codes(101, 2), cluster.codes(102, 1)] == [[0], [0], [75, 0]]
+    assert [cluster.codes(number) for number in (101, 102, 103)] == [[0], [0], [75, 0]]
 
-    log = (cluster.project / "logs" / "phase1_2_l40s_102_1.out").read_text()
-    assert "Stopped by a signal after step" in log
+    assert "Stopped by a signal after step" in cluster.job_file(103, "output.0.0")
+    log = (cluster.project / "logs" / "phase1_2_R3_103.out").read_text()
     assert "from the checkpoint of step" in log
     assert "SYNTHETIC LAYOUTS" in log
     for name in NAMES:
@@ -68,6 +68,22 @@ def test_from_one_command_to_a_finished_report_with_one_run_cut_off_by_the_run_l
     with (report / "metrics.csv").open(newline="") as file:
         assert {"R1", "R2", "R3"} <= {row["label"] for row in csv.DictReader(file)}
     assert "R1, R2, R3" in json.loads((report / "metrics.json").read_text())["decisions"]
+
+
+@pytest.mark.slow
+def test_a_phase_with_a_run_that_fails_for_good_ends_with_a_report_that_names_it(cluster, real):
+    python = cluster.venv / "bin" / "python"
+    failing = 'case "$*" in *imginav_jax.main*:R2,quick*) echo "error: broken"; exit 1 ;; esac'
+    python.write_text(python.read_text().replace("exec", f"{failing}\nexec", 1))
+    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **real, IMGINAV_ARGUMENTS=arguments())
+    assert result.returncode == 0, result.stderr
+    cluster.wait(600)
+    assert cluster.states() == {"101[0]": "DONE", "102[0]": "EXIT", "103[0]": "DONE", "104[0]": "DONE"}
+    report = cluster.project / "outputs" / "phase1_2_spatial_resolution" / "report"
+    assert (report / "index.html").exists()
+    decision = json.dumps(json.loads((report / "metrics.json").read_text())["decisions"]["R1, R2, R3"])
+    assert "R2" in decision
+    assert str(cluster.project) in decision, "where its log would be"
 
 
 @pytest.mark.slow
