@@ -203,8 +203,9 @@ def _parse(argument: str, config_file: str, options: Sequence[str], work: Path) 
         raise UserError(f"IMGINAV_ARGUMENTS has an unknown argument {rest[1]}, expected --config.KEY=VALUE")
     config.data.num_workers = 0  # it is the job's cores that bound it
     checked = experiment.from_config(config)
-    if config.init_from is not None and not (work / Path(config.init_from).expanduser()).exists():
-        raise UserError(f"config.init_from {config.init_from} does not exist")
+    given = None if config.init_from is None else work / Path(config.init_from).expanduser()
+    if given is not None and not given.exists():
+        raise UserError(f"config.init_from {given} does not exist")
     return checked, work / Path(workdir or f"experiments/phase1/{checked.name}").expanduser()
 
 

@@ -105,7 +105,7 @@ def test_settings_that_hold():
         (["R1", "--config.batch_size=eight"], "eight"),
         (["R1", "--config.batch_size=0"], "config.batch_size is 0, expected a number above 0"),
         (["R3", "--config.data.image_size=100"], "config.data.image_size is 100, expected a multiple of 32"),
-        (["R1", "--config.init_from=nowhere"], "config.init_from nowhere does not exist"),
+        (["R1", "--config.init_from=nowhere"], "config.init_from {work}/nowhere does not exist"),
         (["R1", "R2", "R1"], "R1 would write to {work}/experiments/phase1/phase1_2_AE_R1_ds3, where another of R1"),
         (["R1", "R2", "--config.name=mine"], "R2 would write to {work}/experiments/phase1/mine, where another of"),
         (["R1", "--config.data.manifest={folder}/no.csv"], "manifest {folder}/no.csv does not exist"),

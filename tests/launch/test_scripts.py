@@ -339,7 +339,8 @@ def test_a_dry_run_shows_what_would_be_submitted(cluster, site):
 
 
 def test_the_phase_is_submitted_with_a_report_that_waits(cluster, site):
-    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site, IMGINAV_REPORT_QUEUE="short")
+    more = {"IMGINAV_REPORT_QUEUE": "short", "IMGINAV_REPORT_OPTIONS": "-N -u me@example.org"}
+    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site, **more)
     assert result.returncode == 0, result.stderr
     logs = cluster.project / "logs"
     jobs = {101: "R1", 102: "R2", 103: "R3", 104: "report"}
@@ -350,6 +351,7 @@ def test_the_phase_is_submitted_with_a_report_that_waits(cluster, site):
     assert set(cluster.wait()) == {"DONE"}
     assert '"w": "ended(101) && ended(102) && ended(103)", ' in cluster.job_file(104, "job.json")
     assert '"q": "short"' in cluster.job_file(104, "job.json")
+    assert '"u": "me@example.org"' in cluster.job_file(104, "job.json")
     assert {path.name for path in logs.iterdir()} == set(names.values())
     for number in (101, 102, 103):
         assert cluster.recorded(number).arguments[2].endswith(f"configs/phase1_2.py:{jobs[number]}")

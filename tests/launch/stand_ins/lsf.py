@@ -38,8 +38,10 @@ HOSTS = ("localhost", "127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 def parser():
     options = argparse.ArgumentParser(prog="bsub", allow_abbrev=False)
-    for letter in ("J", "q", "W", "n", "gpu", "o", "e", "w", "wa", "wt", "Q"):
+    for letter in ("J", "q", "W", "n", "gpu", "o", "e", "w", "wa", "wt", "Q", "u"):
         options.add_argument(f"-{letter}")
+    for letter in ("N", "B"):  # mail, which no stand-in sends
+        options.add_argument(f"-{letter}", action="store_const", const=True)
     options.add_argument("-R", action="append")
     return options
 
