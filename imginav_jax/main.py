@@ -31,7 +31,6 @@ def main(argv: list[str]) -> None:
         with LogFile() as log, _own_workdir() as owned:
             _train(log, owned)
     except RunError as error:
-        distributed.leave()
         sys.exit(f"error: {error}")
 
 
@@ -46,14 +45,18 @@ def _train(log: LogFile, owned: tuple[Ownership, ...]) -> None:
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
     from imginav_jax import compilation_cache, distributed, target, train
 
-    distributed.initialize(_STOP)
-    target.require_devices()
-    if not distributed.is_primary():
-        logger.setLevel(logging.WARNING)
-    if environment.overruled():
-        logger.info("%-12s %s: set, and of no effect here", "Environment", ", ".join(environment.overruled()))
-    compilation_cache.enable()
-    train.train(_CONFIG.value, _WORKDIR.value, _STOP, log, owned)
+    try:
+        distributed.initialize(_STOP)
+        target.require_devices()
+        if not distributed.is_primary():
+            logger.setLevel(logging.WARNING)
+        if environment.overruled():
+            logger.info("%-12s %s: set, and of no effect here", "Environment", ", ".join(environment.overruled()))
+        compilation_cache.enable()
+        train.train(_CONFIG.value, _WORKDIR.value, _STOP, log, owned)
+    except RunError:
+        distributed.leave()
+        raise
 
 
 if __name__ == "__main__":
