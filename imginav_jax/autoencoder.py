@@ -13,6 +13,7 @@ from imginav_jax import latent_statistics, outputs, steps, target, weights
 from imginav_jax.errors import UserError
 from imginav_jax.latent_statistics import LatentStatistics
 from imginav_jax.model import AutoencoderConfig, Params
+from imginav_jax.new_directory import expand_user
 from imginav_jax.steps import Reconstruction
 from imginav_jax.weights import Weights
 
@@ -137,7 +138,7 @@ def load(directory: str | Path, *, step: int | None = None, batch_size: int = BA
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
-    directory = Path(directory).expanduser()
+    directory = expand_user(directory)
     return Autoencoder(weights.load(directory, step), directory, batch_size)
 
 

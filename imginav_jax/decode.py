@@ -11,7 +11,7 @@ from imginav_jax import autoencoder, compilation_cache, latents
 from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.errors import UserError
 from imginav_jax.latents import StoredLatents
-from imginav_jax.new_directory import check_is_new, new_directory
+from imginav_jax.new_directory import check_is_new, expand_user, new_directory
 from imginav_jax.progress import Progress, log_to_stdout, logger
 
 _IMAGES_AT_ONCE = 32  # in memory
@@ -79,12 +79,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="layouts of each split; default: all")
     arguments = parser.parse_args()
     log_to_stdout()
-    checkpoint = arguments.checkpoint and arguments.checkpoint.expanduser()
+    checkpoint = arguments.checkpoint and expand_user(arguments.checkpoint)
     try:
         if arguments.count is not None and arguments.count < 1:
             raise UserError(f"--count is {arguments.count}, expected 1 or more")
         compilation_cache.enable()
-        number = decode(arguments.directory.expanduser(), arguments.out.expanduser(), checkpoint, arguments.count)
+        number = decode(expand_user(arguments.directory), expand_user(arguments.out), checkpoint, arguments.count)
     except (UserError, ValueError) as error:
         sys.exit(f"error: {error}")
     logger.info("%s: %d pictures, listed in %s", arguments.out, number, latents.INDEX)

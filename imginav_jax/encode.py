@@ -42,6 +42,7 @@ from imginav_jax.errors import RunError, UserError
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.latent_statistics import LatentStatistics, Summary
 from imginav_jax.latents import Description, Example, Shard
+from imginav_jax.new_directory import expand_user
 from imginav_jax.ownership import InUseError, Ownership, own_output
 from imginav_jax.progress import Progress, log_to_stdout, logger
 from imginav_jax.trained_run import TrainedRun
@@ -367,7 +368,7 @@ def main() -> None:
     parser.add_argument("--cache_dir", help="where prepared data sets live; default: the run's")
     parser.add_argument("--image_size", type=_positive, help="pixels; default: the run's, 512 for an imported one")
     arguments = vars(parser.parse_args())
-    directory, out = (arguments.pop(key).expanduser() for key in ("directory", "out"))
+    directory, out = (expand_user(arguments.pop(key)) for key in ("directory", "out"))
     log_to_stdout()
     try:
         compilation_cache.enable()

@@ -12,6 +12,7 @@ from typing import Any
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.errors import UserError
 from imginav_jax.model import MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderConfig
+from imginav_jax.new_directory import expand_user
 from imginav_jax.outputs import run_name
 from imginav_jax.steps import LossWeights
 
@@ -98,7 +99,7 @@ def from_config(config: Config) -> Experiment:
         ),
         LossWeights(config.loss.mse, config.loss.segmentation, config.loss.classification),
         DataSpec(data.manifest, data.root, data.image_size, data.synthetic_size, data.validation_fraction, data.seed),
-        Path(data.cache_dir).expanduser(),
+        expand_user(data.cache_dir),
     )
 
 

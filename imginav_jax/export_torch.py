@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imginav_jax import torch_config, torch_tensors, weights
 from imginav_jax.errors import UserError
-from imginav_jax.new_directory import check_is_new
+from imginav_jax.new_directory import check_is_new, expand_user
 
 
 def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> weights.Weights:
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
     arguments = parser.parse_args()
     try:
-        exported = export_checkpoint(arguments.directory.expanduser(), arguments.out.expanduser(), arguments.step)
+        exported = export_checkpoint(expand_user(arguments.directory), expand_user(arguments.out), arguments.step)
     except UserError as error:
         sys.exit(f"error: {error}")
     print(f"{arguments.out}: the weights after step {exported.step:,}")

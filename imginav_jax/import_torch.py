@@ -10,7 +10,7 @@ import numpy as np
 
 from imginav_jax import model, target, torch_config, torch_pickle, torch_tensors, weights
 from imginav_jax.errors import UserError
-from imginav_jax.new_directory import check_is_new
+from imginav_jax.new_directory import check_is_new, expand_user
 
 
 def import_checkpoint(path: Path, out: Path) -> model.AutoencoderConfig:
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the directory to make")
     arguments = parser.parse_args()
     try:
-        config = import_checkpoint(arguments.checkpoint.expanduser(), arguments.out.expanduser())
+        config = import_checkpoint(expand_user(arguments.checkpoint), expand_user(arguments.out))
     except UserError as error:
         sys.exit(f"error: {error}")
     count = model.parameter_count(model.abstract_params(config))

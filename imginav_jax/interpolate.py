@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from imginav_jax import compilation_cache, evaluate, pictures, trained_run
 from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import expand_user
 from imginav_jax.progress import log_to_stdout, logger
 
 _FRAME_MILLISECONDS = 120
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8, help="on the path, both ends included; default: 8")
     parser.add_argument("--image_size", type=int, help="pixels; default: the run's, 512 for an imported checkpoint")
     arguments = parser.parse_args()
-    out, directory = arguments.out.expanduser(), arguments.checkpoint.expanduser()
+    out, directory = expand_user(arguments.out), expand_user(arguments.checkpoint)
     log_to_stdout()
     try:
         pictures.check_figure_path(out, [".png", ".gif"])
@@ -48,7 +49,7 @@ def main() -> None:
             raise UserError(f"--pictures is {arguments.pictures}, expected 2 or more")
         compilation_cache.enable()
         run = trained_run.load(directory, arguments.image_size)
-        images = pictures.read_images([path.expanduser() for path in arguments.images], run.image_size)
+        images = pictures.read_images([expand_user(path) for path in arguments.images], run.image_size)
         shares = np.linspace(0, 1, arguments.pictures)
         path = interpolate(run.autoencoder(), images, shares)
         if out.suffix.lower() == ".gif":

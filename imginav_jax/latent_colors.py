@@ -15,6 +15,7 @@ from imginav_jax.datasets.preparation import VALIDATION
 from imginav_jax.errors import UserError
 from imginav_jax.latent_statistics import LatentStatistics
 from imginav_jax.latents import Example, StoredLatents
+from imginav_jax.new_directory import expand_user
 from imginav_jax.progress import log_to_stdout, logger
 
 _DEVIATIONS = 2.0  # standard deviations of a component from its mean to the end of its colour's range
@@ -55,14 +56,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice; default: 0")
     parser.add_argument("--checkpoint", type=Path, help="the workdir that made the latents, where it has moved")
     arguments = parser.parse_args()
-    out = arguments.out.expanduser()
+    out = expand_user(arguments.out)
     log_to_stdout()
     try:
         pictures.check_figure_path(out, [".png"])
         if arguments.count < 1 or arguments.seed < 0:
             raise UserError("--count must be 1 or more, and --seed 0 or more")
-        stored = StoredLatents(arguments.directory.expanduser())
-        model = decode.load_decoder(stored, arguments.checkpoint and arguments.checkpoint.expanduser())
+        stored = StoredLatents(expand_user(arguments.directory))
+        model = decode.load_decoder(stored, arguments.checkpoint and expand_user(arguments.checkpoint))
         examples = choose_scenes(stored, arguments.count, arguments.seed)
         chosen = np.stack([example.latent for example in examples])
         statistics = LatentStatistics.load(outputs.read_json(stored.directory / latent_statistics.FILE_NAME))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from imginav_jax import cards
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import expand_user
 
 if TYPE_CHECKING:
     from imginav_jax.experiment import Experiment
@@ -102,7 +103,7 @@ def check_runs(experiments: Sequence[str], config_file: str, options: Sequence[s
         _check_manifest(spec, work)
     for workdir, experiment in runs.items():
         _check_writable("IMGINAV_WORK", workdir)
-        _check_writable("IMGINAV_OUTPUTS", work / Path(experiment.config.phase_dir).expanduser())
+        _check_writable("IMGINAV_OUTPUTS", work / expand_user(experiment.config.phase_dir))
         _check_writable("IMGINAV_CACHE", work / experiment.cache_dir)
     _check_space(runs)
 
@@ -203,10 +204,10 @@ def _parse(argument: str, config_file: str, options: Sequence[str], work: Path) 
         raise UserError(f"IMGINAV_ARGUMENTS has an unknown argument {rest[1]}, expected --config.KEY=VALUE")
     config.data.num_workers = 0  # it is the job's cores that bound it
     checked = experiment.from_config(config)
-    given = None if config.init_from is None else work / Path(config.init_from).expanduser()
+    given = None if config.init_from is None else work / expand_user(config.init_from)
     if given is not None and not given.exists():
         raise UserError(f"config.init_from {given} does not exist")
-    return checked, work / Path(workdir or f"experiments/phase1/{checked.name}").expanduser()
+    return checked, work / expand_user(workdir or f"experiments/phase1/{checked.name}")
 
 
 def _check_manifest(spec: Any, work: Path) -> None:
@@ -215,8 +216,8 @@ def _check_manifest(spec: Any, work: Path) -> None:
 
     if spec.manifest is None:
         return
-    root = None if spec.root is None else work / Path(spec.root).expanduser()
-    found = manifest.read_manifest(work / Path(spec.manifest).expanduser(), root)
+    root = None if spec.root is None else work / expand_user(spec.root)
+    found = manifest.read_manifest(work / expand_user(spec.manifest), root)
     found.raise_problems()
     if not found.rows:
         raise UserError(f"{found.path} leaves no layout")

@@ -14,6 +14,7 @@ from imginav_jax import compilation_cache, evaluate, metrics, pictures, trained_
 from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.datasets import palette
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import expand_user
 from imginav_jax.progress import log_to_stdout, logger
 from imginav_jax.steps import Reconstruction
 from imginav_jax.trained_run import TrainedRun
@@ -79,13 +80,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the figure")
     parser.add_argument("--image_size", type=int, help="pixels; default: the runs', 512 for imported checkpoints")
     arguments = parser.parse_args()
-    out = arguments.out.expanduser()
+    out = expand_user(arguments.out)
     log_to_stdout()
     try:
         pictures.check_figure_path(out, [".png"])
         compilation_cache.enable()
-        runs = [trained_run.load(each.expanduser(), arguments.image_size) for each in arguments.checkpoint]
-        paths = [path.expanduser() for path in arguments.images]
+        runs = [trained_run.load(expand_user(each), arguments.image_size) for each in arguments.checkpoint]
+        paths = [expand_user(path) for path in arguments.images]
         images = pictures.read_images(paths, common_image_size(runs))
         results = [reconstruct(images, run.autoencoder(), run.directory.resolve().name) for run in runs]
         lines = [f"{path.name}, {result.describe(i)}" for i, path in enumerate(paths) for result in results]

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,6 +33,7 @@ from imginav_jax.errors import UserError
 from imginav_jax.experiment import Config, Experiment
 from imginav_jax.input_pipeline import LayoutSource, Part
 from imginav_jax.log_file import LogFile
+from imginav_jax.new_directory import expand_user
 from imginav_jax.optimizer import make_optimizer
 from imginav_jax.outputs import Outputs, compare_fingerprints, locate
 from imginav_jax.ownership import Ownership
@@ -204,7 +204,7 @@ def _open_owned(
 
 
 def _load_given(config: Config) -> Weights | None:
-    return None if config.init_from is None else weights.load(Path(config.init_from).expanduser())
+    return None if config.init_from is None else weights.load(expand_user(config.init_from))
 
 
 def _make_mesh(config: Config) -> Mesh:

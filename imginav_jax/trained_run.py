@@ -12,6 +12,7 @@ from imginav_jax.datasets import preparation
 from imginav_jax.datasets.preparation import DataSpec, PreparedData
 from imginav_jax.errors import UserError
 from imginav_jax.experiment import Experiment
+from imginav_jax.new_directory import expand_user
 from imginav_jax.outputs import read_json
 from imginav_jax.weights import Weights
 
@@ -39,7 +40,7 @@ class TrainedRun:
         Raises:
           UserError: there is none, it cannot be prepared, or it is the run's manifest and has changed since.
         """
-        cache = Path(cache_dir or (self.experiment.cache_dir if self.experiment else _CACHE_DIR)).expanduser()
+        cache = expand_user(cache_dir or (self.experiment.cache_dir if self.experiment else _CACHE_DIR))
         prepared = preparation.prepare(self._spec(manifest, root), cache)
         if manifest is None and prepared.key != self.data.get("key"):
             raise UserError(

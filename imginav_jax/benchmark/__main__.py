@@ -16,7 +16,6 @@ import functools
 import json
 import os
 import sys
-from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -24,7 +23,7 @@ from ml_collections import config_flags
 from imginav_jax import cards, command_line
 from imginav_jax.benchmark import parts
 from imginav_jax.errors import RunError
-from imginav_jax.new_directory import make_writable
+from imginav_jax.new_directory import expand_user, make_writable
 from imginav_jax.progress import log_to_stdout, logger
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
@@ -115,7 +114,7 @@ def measure_phase() -> None:
     target.require_devices()
     phase.experiments(_CONFIG.value)  # before a folder is made
     option, name = ("config.phase_dir", _CONFIG.value.phase_dir) if _OUT.value is None else ("--out", _OUT.value)
-    out = Path(name).expanduser()
+    out = expand_user(name)
     make_writable(out, option)
     with explain_out_of_memory():
         found = phase.measure(_CONFIG.value, _ROUNDS.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imginav_jax import csv_table
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import expand_user
 
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
 TYPES = ("room", "scene")
@@ -61,7 +62,7 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
     Raises:
       UserError: the file is missing, unreadable, empty or lacks a column.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     manifest = Manifest(path)
     folder = _existing_folder(root) if root else None
     try:
@@ -82,7 +83,7 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
 
 
 def _existing_folder(root: str | Path) -> Path:
-    folder = Path(root).expanduser()
+    folder = expand_user(root)
     if not folder.is_dir():
         raise UserError(f"data.root {folder} is not a folder")
     return folder.resolve()

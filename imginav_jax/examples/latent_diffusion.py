@@ -26,6 +26,7 @@ from imginav_jax.decode import load_decoder
 from imginav_jax.diffusion_unet import Params
 from imginav_jax.errors import UserError
 from imginav_jax.latents import StoredLatents
+from imginav_jax.new_directory import expand_user
 from imginav_jax.ownership import own_output
 from imginav_jax.progress import Progress, log_to_stdout, logger
 
@@ -133,14 +134,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="samples; default: 8")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     arguments = parser.parse_args()
-    out, checkpoint = arguments.out.expanduser(), arguments.checkpoint and arguments.checkpoint.expanduser()
+    out, checkpoint = expand_user(arguments.out), arguments.checkpoint and expand_user(arguments.checkpoint)
     log_to_stdout()
     try:
         pictures.check_figure_path(out, [".png"])
         if arguments.steps < 10 or arguments.count < 1 or arguments.seed < 0:
             raise UserError("--steps must be 10 or more, --count 1 or more, --seed 0 or more")
         with own_output(out, f"--out {out}"):
-            run(arguments.directory.expanduser(), out, checkpoint, arguments.steps, arguments.count, arguments.seed)
+            run(expand_user(arguments.directory), out, checkpoint, arguments.steps, arguments.count, arguments.seed)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from imginav_jax.errors import UserError
+from imginav_jax.new_directory import expand_user
 from imginav_jax.progress import log_to_stdout, logger
 
 _CONFIG = Path(__file__).resolve().parent.parent.parent / "configs" / "report.py"
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="where the runs were started, for their logs")
     arguments = parser.parse_args()
     log_to_stdout()
-    next_path = arguments.write_next_config and arguments.write_next_config.expanduser()
+    next_path = arguments.write_next_config and expand_user(arguments.write_next_config)
     try:
         if next_path is not None and next_path.is_dir():
             raise UserError(f"--write-next-config {next_path} is a folder, expected a file")
@@ -33,9 +34,9 @@ def main() -> None:
         from imginav_jax import compilation_cache
         from imginav_jax.report import build, incomplete, next_config, settings, tables
 
-        config = settings.load(arguments.config.expanduser())
-        paths = [path.expanduser() for path in arguments.paths]
-        out, work = (path and path.expanduser() for path in (arguments.out, arguments.work))
+        config = settings.load(expand_user(arguments.config))
+        paths = [expand_user(path) for path in arguments.paths]
+        out, work = (path and expand_user(path) for path in (arguments.out, arguments.work))
         expected = incomplete.resolve(arguments.expected)
         compilation_cache.enable()
         report, out = build.build(paths, out, config, expected, work)

@@ -14,6 +14,7 @@ from imginav_jax.errors import UserError
 from imginav_jax.experiment import Config
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.new_directory import make_writable
+from imginav_jax.ownership import own_output
 from imginav_jax.progress import logger
 from imginav_jax.report import cost, gallery, page, runs, settings, tables
 from imginav_jax.report.bootstrap import Estimate
@@ -48,6 +49,7 @@ def build(
       work: the folder in which they were started, for their logs; default: the current one.
 
     Raises:
+      InUseError: another process makes the report of this folder.
       UserError: there is no run, the runs are not comparable, a value of the config is out of range, or the folder
         cannot be written.
     """
@@ -58,9 +60,14 @@ def build(
     if not found.runs:
         raise UserError(f"no run in {', '.join(map(str, paths))} can be reported on")
     runs.require_comparable(found.runs)
-    training, validation, scenes = _open_data(found.runs[0].trained)
     out = out or found.phase_dir / "report"
-    make_writable(out, "--out")
+    with own_output(out, f"--out {out}"):
+        make_writable(out, "--out")
+        return _build(found, out, config), out
+
+
+def _build(found: Found, out: Path, config: Config) -> Report:
+    training, validation, scenes = _open_data(found.runs[0].trained)
     of_probe = Settings(**{name: config.probe[name] for name in Settings._fields})
     probe_data = ProbeData(training, config.probe.layouts, of_probe)
     models = {run.trained.directory: Model(run, probe_data) for run in found.runs}
@@ -72,7 +79,7 @@ def build(
     decisions = _decide(found, results, costs, config, len(set(scenes)))
     report = Report(found, config, results, decisions, benchmarks, costs_on, len(scenes), len(set(scenes)))
     _write(report, models, validation, out)
-    return report, out
+    return report
 
 
 def _open_data(trained: TrainedRun) -> tuple[LayoutSource, LayoutSource, list[str]]:
