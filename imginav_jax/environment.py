@@ -2,7 +2,8 @@
 
 Python, NumPy, JAX, matplotlib, TensorFlow and the rest read it when they start.  What is a person's tuning counts, and
 is refused where it means nothing; what would change the numbers or break the program is overruled.  The package calls
-`prepare` for its commands before any of them is imported; standard library only.
+`prepare` for its commands before any of them is imported; standard library only.  What stands nowhere here counts as it
+is: which cards there are, threads, the locale's language, proxies (no command asks anything of a network).
 
 Files that they read are dealt with likewise.  matplotlib looks for its matplotlibrc in the current folder first of all:
 `report.figures` puts back what that has set, and one that matplotlib cannot read is refused here.
@@ -74,12 +75,14 @@ KEPT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": _fraction("which compiled programs are kept"),
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": _number("which compiled programs are kept"),
     "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": Kept("which compiled programs are kept"),
+    "JAX_CHECK_PROXY_ENVS": _flag("messages alone"),
     "JAX_LOG_COMPILES": _flag("messages alone"),
     "JAX_EXPLAIN_CACHE_MISSES": _flag("messages alone"),
     "JAX_DEBUG_LOG_MODULES": Kept("messages alone"),
     "JAX_DUMP_IR_TO": Kept("files to look into"),
     "JAX_DUMP_IR_MODES": Kept("files to look into"),
     "JAX_TRACEBACK_FILTERING": _choice("messages alone", *_FILTERINGS),
+    "XLA_FLAGS": Kept("tuning of the compiler, which names a flag that it does not know and ends"),
     "XLA_CLIENT_MEM_FRACTION": _fraction("memory of the card; `cards` sets it"),
     "XLA_PYTHON_CLIENT_MEM_FRACTION": _fraction("the same by its old name"),
     "TF_CPP_*": Kept("messages alone"),
@@ -226,7 +229,7 @@ def _choose_folders(environment: MutableMapping[str, str]) -> None:
 def _check_matplotlibrc(path: Path) -> None:
     """matplotlib passes over lines that mean nothing to it, but not over bytes."""
     try:
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113  as matplotlib asks, which raises nothing
             path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path.absolute()} cannot be read, as matplotlib does when it starts: {error}") from None

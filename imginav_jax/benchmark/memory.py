@@ -15,7 +15,7 @@ from imginav_jax.errors import RunError
 from imginav_jax.experiment import PRECISIONS, Config, Experiment
 from imginav_jax.optimizer import make_optimizer
 from imginav_jax.progress import Progress, logger
-from imginav_jax.target import compile_for
+from imginav_jax.target import compile_for, require_devices
 
 BATCH_SIZES = (4, 8, 16, 32, 64)
 
@@ -39,7 +39,8 @@ class Need(NamedTuple):
 
 
 def this_device() -> Target:
-    """JAX's first, compared with every card that is known."""
+    """JAX's first, compared with every card that is known; UserError where there is none."""
+    require_devices()
     device = jax.devices()[0]
     return Target(device, ("float32",) if device.platform == "cpu" else PRECISIONS, cards.TUNINGS, ahead=False)
 
