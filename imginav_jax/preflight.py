@@ -56,7 +56,9 @@ _LAYOUTS_READ = 3  # of a manifest; the run itself reads all
 _MIB = 2**20
 _BJOBS = ("bjobs", "-noheader", "-o", "jobid stat job_name delimiter='|'")
 _BJOBS_SECONDS = 60
-_ENDED = ("DONE", "EXIT", "ZOMBI")
+# Number, state and what follows of a line of bjobs; the states in which a job may still write.
+_UNFINISHED = ("PEND", "PSUSP", "RUN", "USUSP", "SSUSP", "WAIT", "PROV", "UNKWN")
+_ROW = re.compile(rf"(\d+)\b.*?\b(DONE|EXIT|ZOMBI|{'|'.join(_UNFINISHED)})\b[\s|]*(.*)")
 
 
 def check_names(environment: Mapping[str, str] = os.environ) -> None:
@@ -123,15 +125,15 @@ def check_no_job_is_unfinished(records: Path) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"bjobs does not say whether jobs {' '.join(numbers)} have ended: {error}") from None
-    rows = [line.split("|") for line in answer.stdout.splitlines() if line.count("|") >= 2]
-    unknown = set(numbers) - {_number(row) for row in rows} - set(re.findall(r"<(\d+)", answer.stderr))
+    rows = [found.groups() for line in answer.stdout.splitlines() if (found := _ROW.match(line.strip()))]
+    unknown = set(numbers) - {number for number, *_ in rows} - set(re.findall(r"<(\d+)", answer.stderr))
     if unknown:
         said = " ".join(f"{answer.stdout} {answer.stderr}".split())
         raise UserError(f"bjobs does not say whether jobs {' '.join(sorted(unknown))} have ended: {said}")
-    unfinished = [row for row in rows if row[1].strip() not in _ENDED]
+    unfinished = [row for row in rows if row[1] in _UNFINISHED]
     if unfinished:
-        names = ", ".join(f"{_number(row)} {row[2].strip()} ({row[1].strip()})" for row in unfinished)
-        ending = " ".join(dict.fromkeys(_number(row) for row in unfinished))
+        names = ", ".join(f"{number} {name.strip()} ({state})" for number, state, name in unfinished)
+        ending = " ".join(dict.fromkeys(number for number, *_ in unfinished))
         raise UserError(f"{records.parent.parent} has unfinished jobs: {names}; wait for them, or: bkill {ending}")
 
 
@@ -271,11 +273,6 @@ def _bytes_needed(workdir: Path, experiment: "Experiment") -> int:
     kept = 3 + config.num_epochs // config.checkpoint.every_epochs
     copies = max(kept - len(checkpoints.steps(workdir / "checkpoints")), 0) + 1
     return copies * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-
-def _number(row: Sequence[str]) -> str:
-    """Of a job, "101" of "101[2]"."""
-    return row[0].strip().partition("[")[0]
 
 
 if __name__ == "__main__":

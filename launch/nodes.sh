@@ -46,17 +46,25 @@ note_end() { # number of the process, its exit code
   esac
 }
 
+# Whether the processes that still run have no reason to: one has failed, or the first has ended.  After a warning at the
+# run limit the first may still be saving.
+must_end() {
+  case $code in
+    0) [ -z "${pids[0]:-}" ] ;;
+    75) [ -z "${pids[0]:-}" ] || [ -z "$told" ] ;;
+  esac
+}
+
 # Runs the program here as process 0 and the launch script on the other nodes, and exits when all have ended: with 75 if
-# they were asked to stop at the run limit, else with the first failure.  Once a process has failed, or the first one
-# has ended, the others have GRACE seconds.
+# they were asked to stop at the run limit, else with the first failure.  Those that must end have GRACE seconds for it.
 run_together() { # the program
   local index running deadline='' told='' code=0 pids=()
   name_processes
   "$@" 2> >(without_traces) &
   pids[0]=$!
   # The signal has come to the whole group; the program ignores a second one.
-  trap 'told=yes; kill -USR2 "${pids[0]}" || :' USR2
-  trap 'told=yes; kill -TERM "${pids[0]}" || :' TERM INT
+  trap 'told=yes; kill -USR2 "${pids[0]:-}" || :' USR2
+  trap 'told=yes; kill -TERM "${pids[0]:-}" || :' TERM INT
   for ((index = 1; index < ${#hosts[@]}; index++)); do
     start_on_node "$index"
     pids[index]=$!
@@ -67,12 +75,12 @@ run_together() { # the program
     for index in "${!pids[@]}"; do
       kill -0 "${pids[index]}" || end_of_process "$index"
     done
-    [ "$running" -eq ${#pids[@]} ] || [ -n "$deadline" ] || { [ "$code" = 0 ] && [ -n "${pids[0]:-}" ]; } ||
-      deadline=$((SECONDS + GRACE))
+    if [ "$running" -gt ${#pids[@]} ] && [ -z "$deadline" ] && must_end; then deadline=$((SECONDS + GRACE)); fi
     [ -z "$deadline" ] || [ "$SECONDS" -lt "$deadline" ] || break
     [ ${#pids[@]} -eq 0 ] || sleep 1 || : # a signal ends it too
   done
   [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" || :
+  sleep 0.2 # what the program said last is on its way through a pipe
   exit "$code"
 }
 

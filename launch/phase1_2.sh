@@ -52,6 +52,7 @@ submit() { # script, name
     return
   fi
   answer=$("${command[@]}" 2>&1 <"$script") || fail_between "bsub refused $script (${answer//$'\n'/ })"
+  grep -v '^Job <' <<<"$answer" >&2 || : # what a site's own checks have to say
   [[ $answer =~ $number ]] || fail_between "bsub gave no job number for $script but: ${answer//$'\n'/ }"
   job=${BASH_REMATCH[1]} submitted+=${submitted:+ }${BASH_REMATCH[1]}
   echo "$job: ${command[2]}, output in $logs/${command[2]}_$job.out"
@@ -77,11 +78,12 @@ case $#:${1:-} in
 esac
 require_venv
 require_data
-logs=$IMGINAV_WORK/logs records=$IMGINAV_WORK/experiments/requeues submitted='' condition=''
+logs=$IMGINAV_WORK/logs records=$IMGINAV_WORK/experiments/requeues submitted='' condition='' refused=''
 list_experiments
 collect_options
 "$python" -m imginav_jax.preflight "${expected[@]}" --config "$project/configs/phase1_2.py" --logs "$logs" \
-  --options "${options[@]}" || exit 1 # it has said why
+  --options "${options[@]}" || refused=yes # it has said why
+[ -z "$refused" ] || [ -n "$dry_run" ] || exit 1
 if [ -z "$dry_run" ]; then
   command -v bsub >/dev/null || fail "bsub is not installed here: log in where jobs are submitted"
   mkdir -p "$logs" "$records" || fail "$IMGINAV_WORK cannot be written: correct IMGINAV_WORK"
@@ -92,3 +94,4 @@ submit_runs V100 v100.sh "${v100[@]}"
 submit_runs L40S l40s.sh "${l40s[@]}"
 compose REPORT phase1_2_report -w "$condition"
 submit report.sh REPORT_JOB
+[ -z "$refused" ] # a dry run has shown what was refused

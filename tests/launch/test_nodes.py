@@ -13,7 +13,7 @@ from conftest import ROOT
 from imginav_jax import distributed
 
 ENDS_WITHIN = 30  # seconds
-GRACE = 3  # instead of 15
+GRACE = 2  # instead of 15
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_what_xla_says_when_it_aborts_is_dropped(nodes):
 
 
 def test_the_first_may_finish_long_after_the_others(nodes):
-    codes, output, _ = nodes("sleep 6", "exit 0")
+    codes, output, _ = nodes("sleep 4", "exit 0")
     assert (codes, errors(output)) == ([0], [])
 
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -69,6 +71,11 @@ def test_a_name_that_nothing_reads(name, hint):
     with pytest.raises(UserError, match=f"^{name} is set, but nothing reads it; {hint}"):
         preflight.check_names({"IMGINAV_WORK": "/a", name: ""})
     preflight.check_names({"IMGINAV_WORK": "/a", "IMGINAVY": "1", "PATH": "/"})
+
+
+def test_looking_at_the_names_needs_no_heavy_import():
+    code = "import sys, imginav_jax.preflight; sys.exit(not {'jax', 'tensorflow', 'numpy'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -217,6 +224,11 @@ def test_a_job_that_was_submitted_by_hand_is_found_once_it_has_started(cluster, 
     [
         ("echo 'LSF is down' >&2; exit 255", "bjobs does not say whether jobs 101 have ended: LSF is down"),
         ("echo '101|UNKWN|phase1_2_R1'", "unfinished jobs: 101 phase1_2_R1 (UNKWN)"),
+        ("echo '101[2]|PSUSP|phase1_2_v100[2]'", "unfinished jobs: 101 phase1_2_v100[2] (PSUSP)"),
+        (
+            "echo '101   me   RUN   gpuv100   here'",
+            "unfinished jobs: 101 gpuv100   here (RUN); wait for them, or: bkill 101",
+        ),
         ("echo '101|ZOMBI|phase1_2_R1'", None),
         ("echo '101|EXIT|phase1_2_R1'", None),
         ("echo 'Job <101> is not found' >&2; exit 255", None),

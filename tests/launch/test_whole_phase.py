@@ -49,7 +49,8 @@ def test_from_one_command_to_a_finished_report_with_one_run_cut_off_by_the_run_l
         **real,
         IMGINAV_ARGUMENTS=arguments(),
         IMGINAV_V100_WALL_TIME="9999:00",
-        IMGINAV_L40S_WALL_TIME="0:11",  # the warning comes ten minutes before: a second after the clock starts
+        IMGINAV_L40S_WALL_TIME="1:41",  # the warning comes in the first minute, which lasts a second
+        IMGINAV_L40S_OPTIONS="-wt 100",
         STAND_IN_CLOCK="Epoch 1/",
         STAND_IN_MINUTE="1 60",
     )
