@@ -115,9 +115,9 @@ def locate(config: Any, workdir: str | None) -> Outputs:
       UserError: the name or the workdir cannot be used.
     """
     name = run_name(config)
-    folder = expand_user(workdir or f"experiments/phase1/{name}")
+    folder = expand_user(workdir or f"experiments/phase1/{name}").absolute()
     require_literal(folder, "--workdir")
-    return Outputs(name, folder, expand_user(config.phase_dir))
+    return Outputs(name, folder, expand_user(config.phase_dir).absolute())
 
 
 def run_name(config: Any) -> str:
