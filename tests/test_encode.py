@@ -251,6 +251,12 @@ def test_a_killed_process_is_continued_by_two_at_once(work, tmp_path):
     assert_same(out, tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["l[1]", "l*", "l\\1"])
+def test_an_output_may_have_any_name(work, encoded, tmp_path, name):
+    encode(work, tmp_path / name, dtype="float32", shard_examples=7)
+    assert_same(tmp_path / name, encoded)
+
+
 def test_npy_files_hold_the_same(work, encoded, tmp_path):
     encode(work, tmp_path / "npy", dtype="float32", format="npy", shard_examples=7)
     with (tmp_path / "npy" / "index.csv").open(newline="") as file:
