@@ -239,7 +239,7 @@ def _require_whole_index(state: Path) -> None:
     index = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{state}/"}}).result()
     missing = sorted(names - {key.decode().removesuffix("/.zarray") for key in index.list().result()})
     if missing:
-        raise OSError(f"its index lacks {missing[0]} and {len(missing) - 1} more of {len(names)} arrays")
+        raise OSError(f"its index lacks {len(missing)} of {len(names)} arrays, {missing[0]} for one")
 
 
 def _sha256(path: Path) -> str:

@@ -30,7 +30,7 @@ def locate(workdir):
 def test_a_workdir_that_orbax_takes_for_a_pattern_is_refused(name, tmp_path, tiny_params):
     with pytest.raises(UserError, match=r"^--workdir /.* checkpoints cannot be kept there; choose a path without"):
         locate(f"{tmp_path}/{name}/work")
-    with pytest.raises(UserError, match="^--out /"):
+    with pytest.raises(UserError, match=r"^--out /"):
         weights.save(tmp_path / name / "imported", TINY, tiny_params, {})
     assert not list(tmp_path.iterdir())
 
@@ -46,10 +46,8 @@ def test_other_names_are_names(name, tmp_path, tiny_params):
 def test_a_save_without_its_whole_index_fails_and_leaves_no_step(tmp_path):
     """Whatever keeps Orbax from merging the index: here the folder's name, which only the commands refuse."""
     kept = Checkpoints(tmp_path / "a[1]", keep_period=1)
-    with pytest.raises(
-        RunError, match="the checkpoint of step 3 could not be saved: its index lacks w and 0 more of 1"
-    ):
-        kept.save(3, {"w": jax.numpy.ones(2)}, {}, best_step=3)
+    kept.save(3, {"w": jax.numpy.ones(2)}, {}, best_step=3)
+    with pytest.raises(RunError, match="the checkpoint of step 3 could not be saved: its index lacks 1 of 1 arrays, w"):
         kept.close()
     assert not (tmp_path / "a[1]" / "3").exists()
 
