@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import re
+import signal
+import time
 
 import pytest
 
@@ -104,3 +107,30 @@ def test_two_nodes_train_one_model_and_a_warning_stops_both(cluster, real):
     assert "2 x cpu" in log
     assert log.count("from the checkpoint of step") == 1, "one of them speaks"
     assert epochs_of(cluster, NAMES[0]) == ["1", "2", "3", "4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_killed_takes_the_other_along_with_one_line(cluster, real, killed):
+    python = cluster.venv / "bin" / "python"
+    noted = 'case "$*" in *imginav_jax.main*) echo $$ >"$HOME/pid$IMGINAV_PROCESS" ;; esac'
+    python.write_text(python.read_text().replace("exec", f"{noted}\nexec", 1))
+    (cluster.folder / "home").mkdir(exist_ok=True)
+    job = cluster.submit(
+        "multinode.sh",
+        *("-R", "span[ptile=4]"),
+        **real,
+        IMGINAV_MULTINODE_EXPERIMENT="R1",
+        IMGINAV_ARGUMENTS=arguments(num_epochs=4000, early_stopping__patience=4000),
+    )
+    deadline = time.monotonic() + 300
+    while "Epoch 1/" not in cluster.outputs():
+        assert time.monotonic() < deadline, cluster.outputs()
+        time.sleep(0.2)
+    os.kill(int((cluster.folder / "home" / f"pid{killed}").read_text()), signal.SIGKILL)
+    assert cluster.wait(30) == ["EXIT"]
+    assert cluster.codes(job)[0] not in (0, 75)
+    output = cluster.outputs()
+    assert re.search(r"^error: process \d of 2 on .* has ended with exit code \d+$", output, re.MULTILINE)
+    assert "Traceback" not in output
+    assert "stack trace" not in output
