@@ -17,18 +17,19 @@ from imginav_jax.ownership import this_job
 from imginav_jax.progress import logger
 from imginav_jax.signals import Interrupted
 
-_LINES_KEPT = 10_000
 _LOGGERS = (logger, logging.getLogger("absl"))
 
 
 class LogFile:
     """Appends this program's lines, and libraries' warnings, to a file; use it as a context manager.
 
-    What is said before the file is opened is kept until then, and dropped where it never is.
+    What is said before the file is opened is kept until then.  Where it never is, nothing is left, unless there is such
+    a file already or the program was told to stop: a scheduler that starts it again drops what it has printed.
     """
 
-    def __init__(self) -> None:
-        self._kept = logging.handlers.MemoryHandler(_LINES_KEPT, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
 
     def __enter__(self) -> "LogFile":
         for each in _LOGGERS:
@@ -38,19 +39,23 @@ class LogFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for each in _LOGGERS:
             each.removeHandler(self._kept)
+        if error is not None and (self._path.exists() or isinstance(error, Interrupted)):
+            with contextlib.suppress(OSError):  # the error itself is what counts
+                self.open()
         if self._kept.target is None:
             return
-        self._kept.flush()
         if error is not None:
             self._write(_describe(error))
         self._write(f"==== ended {_now()} ====")
         with contextlib.suppress(OSError):  # of lines that the disk has no space for
             self._kept.target.close()
 
-    def open(self, path: Path) -> None:
+    def open(self) -> None:
         """Marks a start with host, process, job and time, and writes what was said since. OSError where it cannot."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        if self._kept.target is not None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _FileHandler(self._path, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self._kept.setTarget(handler)
         self._write(f"==== started {_now()} {_where()} ====")

@@ -1,6 +1,5 @@
 """The command line: `python -m imginav_jax.main --config=configs/phase1_2.py:R1`."""
 
-import contextlib
 import functools
 import logging
 import os
@@ -28,20 +27,18 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: unknown argument {argv[1]}; options are --config, --workdir and --config.KEY=VALUE")
     log_to_stdout()
     try:
-        with LogFile() as log, _own_workdir() as owned:
+        # Before anything slow is imported, so that a second start of a run ends at once.
+        found = outputs.locate(_CONFIG.value, _WORKDIR.value)
+        if os.environ.get("IMGINAV_PROCESS") not in (None, "", "0"):  # one process of a run is enough
+            _train(None, ())
+            return
+        with found.own() as owned, LogFile(found.log) as log:
             _train(log, owned)
     except RunError as error:
         sys.exit(f"error: {error}")
 
 
-def _own_workdir() -> contextlib.AbstractContextManager[tuple[Ownership, ...]]:
-    """Before anything slow is imported, so that a second start of a run ends at once; one process of a run does it."""
-    if os.environ.get("IMGINAV_PROCESS", "0") not in ("", "0"):
-        return contextlib.nullcontext(())
-    return outputs.locate(_CONFIG.value, _WORKDIR.value).own()
-
-
-def _train(log: LogFile, owned: tuple[Ownership, ...]) -> None:
+def _train(log: LogFile | None, owned: tuple[Ownership, ...]) -> None:
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
     from imginav_jax import compilation_cache, distributed, target, train
 

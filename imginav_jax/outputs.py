@@ -48,7 +48,7 @@ class Outputs:
         copies = f"{self.name} in --config.phase_dir {self.phase_dir}"
         with (
             own_output(self.workdir, f"--workdir {self.workdir}") as of_workdir,
-            own_output(self.phase_dir / self.name, copies) as of_copies,
+            own_output(self.phase_dir.with_name(f"{self.phase_dir.name}.{self.name}"), copies) as of_copies,
         ):
             yield of_workdir, of_copies
 

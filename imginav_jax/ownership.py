@@ -243,7 +243,13 @@ def _try_flock(handle: int) -> bool:
 def _is_alive(owner: Owner | None, me: Owner, path: Path, mine: Path) -> bool:
     """Whether the owner of a lock that the kernel does not withhold still lives. FileNotFoundError where it is gone."""
     if owner is not None and (owner.kernel, owner.processes) == (me.kernel, me.processes):
-        return _born(owner.pid) == owner.born
+        try:
+            os.kill(owner.pid, 0)
+            return _born(owner.pid) == owner.born
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's, of which a system may show nothing
+            pass
     return _is_beating(owner, path, mine)
 
 
@@ -255,7 +261,7 @@ def _is_beating(owner: Owner | None, path: Path, mine: Path) -> bool:
     if silence >= _SECONDS_OF_SILENCE:
         return False
     left = _SECONDS_OF_SILENCE - max(silence, 0.0)
-    logger.info("%s: looking for up to %.0f s whether %s still lives", path, left, owner or "its owner")
+    logger.debug("%s: looking for up to %.0f s whether %s still lives", path, left, owner or "its owner")
     deadline = time.monotonic() + left
     while time.monotonic() < deadline:
         time.sleep(_SECONDS_A_BEAT / 4)
@@ -329,6 +335,8 @@ def _link(path: str) -> str:
 def _make_folders(folder: Path) -> list[Path]:
     """Those that were missing, the innermost first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    if not missing and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 

@@ -172,16 +172,20 @@ def _open_owned(
     if distributed.is_primary():
         outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
         if log is not None:
-            log.open(outputs.log)
+            log.open()
     multihost_utils.sync_global_devices("the folders are there")
     compiled = _compile(exp, mesh)
     checkpoints.require_space(outputs.checkpoints, compiled.abstract_state, _checkpoints_kept(config))
     stop.defer()
     if jax.process_count() == 1:  # else all stop together, after a step
         stop.check()
+    for each in owned:  # before anything of an earlier start is touched
+        each.check()
     _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
     with (
-        contextlib.closing(OptionalWriter(functools.partial(_open_writer, outputs, position.last_step))) as writer,
+        contextlib.closing(
+            OptionalWriter(functools.partial(_open_writer, outputs, position.last_step, owned))
+        ) as writer,
         contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
     ):
         yield Run(
@@ -281,12 +285,14 @@ def _checkpoints_kept(config: Config) -> int:
     return 3 + config.num_epochs // config.checkpoint.every_epochs
 
 
-def _open_writer(outputs: Outputs, step: int) -> Any:
+def _open_writer(outputs: Outputs, step: int, owned: Sequence[Ownership]) -> Any:
     """clu's TensorBoard writer, for what comes after `step`; TensorFlow is imported here and nowhere else."""
     if not distributed.is_primary():
         return None
     from clu import metric_writers
 
+    for each in owned:
+        each.check()
     event_files.forget_after(outputs.workdir, step)
     return metric_writers.SummaryWriter(str(outputs.workdir))
 

@@ -49,7 +49,7 @@ def train(
       config: as configs/phase1_2.py makes it.
       workdir: default experiments/phase1/{name} under the current folder.
       stop: notices the signals that end the run after the step at hand.
-      log: is opened in the workdir once the run is known to be this workdir's.
+      log: is opened once the run is known to be this workdir's.
       owned: what the caller has of `Outputs.own` already.
 
     Raises:
@@ -77,6 +77,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
     """Until the run is over or a signal has come; what has been done is saved either way."""
     config, position = run.config, run.position
     run.records.write_start(config, position.last_step)
+    run.check_owned()
     run.records.write_csv(position.rows)
     if run.given is not None and not position.rows:
         _evaluate_given(run, state)

@@ -18,10 +18,10 @@ def talkative(monkeypatch):
 
 
 def start(path, error=None, opened=True):
-    with LogFile() as log:
+    with LogFile(path) as log:
         logger.info("said before, %d", 1)
         if opened:
-            log.open(path)
+            log.open()
         logger.info("said after, %s", "ü\udcff")
         if error is not None:
             raise error
@@ -34,9 +34,8 @@ def test_each_start_is_appended_with_what_was_said_before_it_was_opened(tmp_path
     start(path)
     first = path.read_text()
     assert first.count("said before, 1") == first.count("said after, ü\\udcff") == 1
-    assert (
-        first.index("==== started") < first.index("said before") < first.index("said after") < first.index("==== ended")
-    )
+    places = [first.index(each) for each in ("==== started", "said before", "said after", "==== ended")]
+    assert places == sorted(places)
     assert ", LSF job 101 ====" in first
     monkeypatch.delenv("LSB_JOBID")
     start(path)
@@ -63,6 +62,18 @@ def test_a_start_that_never_opens_it_leaves_nothing(tmp_path):
     with pytest.raises(UserError):
         start(tmp_path / "run.log", UserError("no"), opened=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_but_where_there_is_one_or_a_signal_has_come_it_is_written(tmp_path):
+    path = tmp_path / "new" / "run.log"
+    with pytest.raises(Interrupted):
+        start(path, Interrupted(signal.SIGUSR2), opened=False)
+    first = path.read_text()
+    assert "said before, 1" in first
+    assert "stopped by SIGUSR2, exit code 75" in first
+    with pytest.raises(UserError):
+        start(path, UserError("no layouts"), opened=False)
+    assert "error: no layouts\n" in path.read_text().removeprefix(first)
 
 
 def test_a_full_disk_loses_lines_and_no_run(tmp_path):

@@ -62,12 +62,12 @@ def build(
     runs.require_comparable(found.runs)
     out = out or found.phase_dir / "report"
     with own_output(out, f"--out {out}"):
-        make_writable(out, "--out")
         return _build(found, out, config), out
 
 
 def _build(found: Found, out: Path, config: Config) -> Report:
     training, validation, scenes = _open_data(found.runs[0].trained)
+    make_writable(out, "--out")
     of_probe = Settings(**{name: config.probe[name] for name in Settings._fields})
     probe_data = ProbeData(training, config.probe.layouts, of_probe)
     models = {run.trained.directory: Model(run, probe_data) for run in found.runs}

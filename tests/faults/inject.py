@@ -115,7 +115,7 @@ def inject(fault):
     elif kind == "tensorboard":
         from imginav_jax import run
 
-        run._open_writer = lambda outputs: fail()
+        run._open_writer = lambda *arguments: fail()
 
 
 if __name__ == "__main__":
