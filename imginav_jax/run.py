@@ -182,10 +182,9 @@ def _open_owned(
     for each in owned:  # before anything of an earlier start is touched
         each.check()
     _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
+    open_writer = functools.partial(_open_writer, outputs, position.last_step, owned)
     with (
-        contextlib.closing(
-            OptionalWriter(functools.partial(_open_writer, outputs, position.last_step, owned))
-        ) as writer,
+        contextlib.closing(OptionalWriter(open_writer)) as writer,
         contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
     ):
         yield Run(

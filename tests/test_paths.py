@@ -15,6 +15,7 @@ from imginav_jax.datasets.preparation import TRAIN, DataSpec
 from imginav_jax.errors import RunError, UserError
 from imginav_jax.input_pipeline import LayoutSource
 from imginav_jax.new_directory import expand_user
+from imginav_jax.ownership import InUseError
 
 PATTERNS = ["runs[1]", "runs*", "r?ns", "runs\\1", "gs://runs"]
 PLAIN = ["runs]", "a b", "a{b}", "a%20b", "é'\"#", "~", "-x"]
@@ -72,3 +73,23 @@ def test_the_names_of_a_run_are_absolute(tmp_path, monkeypatch):
     assert found.workdir == tmp_path / "experiments/phase1/phase1_2_AE_R1_ds3_quick"
     assert found.phase_dir == tmp_path / "phase"
     assert found.log == found.workdir / "phase1_2_AE_R1_ds3_quick.log"
+
+
+def test_a_workdir_may_be_in_the_phase_folder_and_that_among_workdirs(tmp_path):
+    config = get_config("R1,quick")
+    for phase, workdir in (("phase", f"phase/{config.experiment}"), ("runs", "runs/phase1_2_AE_R1_ds3_quick")):
+        config.phase_dir = str(tmp_path / phase)
+        found = outputs.locate(config, str(tmp_path / workdir))
+        with found.own() as owned:
+            assert len(owned) == 2
+            for each in owned:
+                each.check()
+
+
+def test_the_copies_of_a_run_have_one_owner_too(tmp_path):
+    config = get_config("R1,quick")
+    config.phase_dir = str(tmp_path / "phase")
+    first, second = (outputs.locate(config, str(tmp_path / name)) for name in "ab")
+    message = r"phase1_2_AE_R1_ds3_quick in --config\.phase_dir"
+    with first.own(), pytest.raises(InUseError, match=message), second.own():
+        pass

@@ -97,8 +97,7 @@ def test_no_fresh_weights_in_the_middle_of_a_run(begun, counted):
 
 
 @pytest.mark.fault(25, "a summary or a CSV that disagrees with the checkpoint")
-@pytest.mark.parametrize("folder", ["work", "phase"])
-@pytest.mark.parametrize("what", ["summary", "csv"])
+@pytest.mark.parametrize(("folder", "what"), [("work", "summary"), ("phase", "csv")])
 def test_what_disagrees_is_mended(tmp_path, whole, cache, counted, folder, what):
     place = type(whole)(tmp_path, cache)
     shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
@@ -138,20 +137,37 @@ def test_the_log_has_every_start(place, counted):
     counted(1)
 
 
+def steps_in_tensorboard(place):
+    found = EventAccumulator(str(place.work), size_guidance={"tensors": 0})
+    found.Reload()
+    return {tag: [event.step for event in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
+
+
 @pytest.mark.fault(27, "SIGKILL between checkpoints: TensorBoard shows each step once")
 def test_tensorboard_shows_each_step_once(place, counted):
-    settings = {"num_epochs": 120, "early_stopping__patience": 1000, "samples__every_epochs": 50}
-    code, output = place.run("kill:step:640", **settings)
+    settings = {"num_epochs": 70, "early_stopping__patience": 1000, "samples__every_epochs": 50}
+    code, output = place.run("kill:step:388", **settings)
     assert code == -signal.SIGKILL, output
-    code, output = place.run("signal:HUP:step:40", **settings)
+    assert steps_in_tensorboard(place)["step/loss"], "it has been opened by then"
+    code, output = place.run("signal:HUP:step:8", **settings)
     assert code == 128 + signal.SIGHUP, output
     code, output = place.run(**settings)
     assert code == 0, output
-    found = EventAccumulator(str(place.work), size_guidance={"tensors": 0})
-    found.Reload()
-    steps = {tag: [event.step for event in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
-    assert steps["step/loss"] == list(range(10, 721, 10))
-    assert steps["val/loss"] == list(range(6, 721, 6))
+    steps = steps_in_tensorboard(place)
+    assert steps["step/loss"] == list(range(10, 421, 10))
+    assert steps["val/loss"] == list(range(6, 421, 6))
     for tag, each in steps.items():
         assert each == sorted(set(each)), tag
     counted(2)
+
+
+@pytest.mark.fault(28, "a workdir whose checkpoints could never be restored")
+@pytest.mark.parametrize("name", ["runs[1]", "runs\\1", "r*s"])
+def test_a_workdir_that_is_a_pattern_is_refused_at_once(tmp_path, whole, cache, counted, name):
+    place = type(whole)(tmp_path / name, cache)
+    code, output = place.run()
+    assert code == 1
+    assert output.startswith(f"error: --workdir {place.work} holds ")
+    assert len(output.splitlines()) == 1
+    assert not place.folder.exists()
+    counted(1)
