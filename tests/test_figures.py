@@ -1,6 +1,7 @@
 """Pictures that a person asks for: reconstructions, paths between layouts, latents as colours, samples."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from imginav_jax import (
     latent_colors,
     metrics,
     model,
+    ownership,
     pictures,
     reconstruct,
     trained_run,
@@ -142,5 +144,8 @@ def test_the_example_learns_and_draws(manifest, checkpoint, tmp_path):
     assert "within 8 of a palette colour" in result.stdout
     assert pixels(tmp_path / "samples.png").shape[1] == 32 + 2 * 36
     encode(checkpoint, tmp_path / "npy", format="npy", **options)
+    with ownership.own_output(tmp_path / "samples.png", "it"):
+        line = complaint(run("examples.latent_diffusion", tmp_path / "npy", "--out", tmp_path / "samples.png"))
+    assert line.startswith(f"error: --out {tmp_path / 'samples.png'} is in use by process {os.getpid()} on ")
     line = complaint(run("examples.latent_diffusion", tmp_path / "npy", "--out", tmp_path / "samples.png"))
     assert "encode with --format array_record" in line

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import runpy
 import shutil
@@ -17,7 +18,7 @@ from test_train import tiny_config
 
 from configs import report as report_config
 from conftest import REAL_LAYOUTS, ROOT
-from imginav_jax import autoencoder, train, weights
+from imginav_jax import autoencoder, ownership, train, weights
 from imginav_jax.benchmark import results
 from imginav_jax.datasets import palette
 from imginav_jax.errors import UserError
@@ -78,6 +79,14 @@ def reported(trained, config_file):
     result = run("report", trained / "phase", *options)
     assert result.returncode == 0, result.stderr
     return out, result.stdout
+
+
+def test_a_report_has_one_owner(trained, tmp_path, config_file):
+    out = tmp_path / "out"
+    with ownership.own_output(out, "it"):
+        line = complaint(run("report", trained / "phase", "--out", out, "--config", config_file))
+    assert line.startswith(f"error: --out {out} is in use by process {os.getpid()} on ")
+    assert not list(tmp_path.iterdir())
 
 
 def rows_of(out):
