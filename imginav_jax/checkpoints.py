@@ -19,6 +19,7 @@ from orbax.checkpoint.options import AsyncOptions
 
 from imginav_jax import atomic
 from imginav_jax.errors import RunError, UserError
+from imginav_jax.new_directory import nearest
 
 _STATE = "state"
 _INDEX = "manifest.ocdbt"  # of the arrays; Orbax restores by it
@@ -102,12 +103,26 @@ def restore(directory: Path, step: int, abstract_state: Any) -> Any:
         raise UserError(f"{path} cannot be restored: {str(error).splitlines()[0]}") from None
 
 
+def count_kept(num_epochs: int, every_epochs: int) -> int:
+    """Returns how many steps a whole run keeps: the two latest, the best and the periodic ones."""
+    return 3 + num_epochs // every_epochs
+
+
+def copies_missing(directory: Path, kept: int) -> int:
+    """Returns how many steps are still missing of `kept`, and one more on its way."""
+    return max(kept - len(steps(directory)), 0) + 1
+
+
+def state_bytes(state: Any) -> int:
+    """Returns the size in bytes of a pytree of arrays, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
 def require_space(directory: Path, state: Any, kept: int) -> None:
     """UserError if the disk cannot take the steps that are missing of `kept`, and one more on its way."""
-    copies = max(kept - len(steps(directory)), 0) + 1
-    needed = copies * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    copies = copies_missing(directory, kept)
+    needed = copies * state_bytes(state)
+    free = shutil.disk_usage(nearest(directory)).free
     if free < needed:
         raise UserError(
             f"{directory} has {free / _MIB:,.0f} MiB free, expected {needed / _MIB:,.0f} MiB for {copies} more "

@@ -28,6 +28,17 @@ def require_literal(path: Path, option: str) -> None:
         )
 
 
+def nearest(path: Path) -> Path:
+    """Returns the path, or the folder above it in which it would be made."""
+    return next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+
+
+def try_to_write(path: Path) -> None:
+    """OSError where no file can be made in a folder, or where it is to be made; leaves nothing."""
+    with tempfile.TemporaryFile(dir=nearest(path)):
+        pass
+
+
 def check_is_new(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists already; choose another --out")

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from PIL import Image
 
 from imginav_jax import atomic, event_files
 from imginav_jax.errors import UserError
-from imginav_jax.new_directory import expand_user, require_literal
+from imginav_jax.new_directory import expand_user, require_literal, try_to_write
 from imginav_jax.ownership import Ownership, own_output
+
+DEFAULT_WORKDIRS = Path("experiments/phase1")  # in which a run's workdir has its name, unless another one is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,7 @@ class Outputs:
         for option, places in places_by_option.items():
             for place in places:
                 try:
-                    existing = next(path for path in (place, *place.absolute().parents) if path.exists())
-                    with tempfile.TemporaryFile(dir=existing):
-                        pass
+                    try_to_write(place)
                 except OSError as error:
                     raise UserError(f"{option} {places[0]} cannot be written: {place}: {error.strerror}") from None
 
@@ -108,16 +107,21 @@ class Outputs:
                 raise UserError(f"{folder} cannot be written: {error}") from None
 
 
-def locate(config: Any, workdir: str | None) -> Outputs:
-    """Returns where the run of a config writes; `workdir` is experiments/phase1/{name} where it is None.
+def locate(config: Any, workdir: str | None, start: Path = Path()) -> Outputs:
+    """Returns where the run of a config writes.
+
+    Args:
+      config: an ml_collections.ConfigDict.
+      workdir: of the run; experiments/phase1/{name} where it is None.
+      start: the folder in which the run starts, to which relative paths are relative.
 
     Raises:
       UserError: the name or the workdir cannot be used.
     """
     name = run_name(config)
-    folder = expand_user(workdir or f"experiments/phase1/{name}").absolute()
+    folder = (start / expand_user(workdir or DEFAULT_WORKDIRS / name)).absolute()
     require_literal(folder, "--workdir")
-    return Outputs(name, folder, expand_user(config.phase_dir).absolute())
+    return Outputs(name, folder, (start / expand_user(config.phase_dir)).absolute())
 
 
 def run_name(config: Any) -> str:

@@ -16,14 +16,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imginav_jax import cards
 from imginav_jax.errors import UserError
-from imginav_jax.new_directory import expand_user
+from imginav_jax.new_directory import expand_user, nearest, require_literal, try_to_write
 
 if TYPE_CHECKING:
     from imginav_jax.experiment import Experiment
@@ -51,6 +50,12 @@ NAMES = (
     *_OF_A_PROCESS,
     *(f"IMGINAV_{job}_{what}" for job in _JOBS for what in ("QUEUE", "WALL_TIME", "OPTIONS")),
 )
+# Options of bsub, as patterns, and why launch/phase1_2.sh cannot have them from a person.
+_REFUSED = {
+    "-J(?!d)": "a job's name says which experiment it trains",
+    "-[IK]": "bsub would wait for each job to end before it submits the next",
+}
+_REFUSED_FOR_REPORT = {"-w(?![at])": "the report waits for the runs"}
 _WARNING_MINUTES = 10  # -wt of the scripts that train
 _LAYOUTS_READ = 3  # of a manifest; the run itself reads all
 _MIB = 2**20
@@ -79,7 +84,9 @@ def check_settings(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError(f"IMGINAV_SYNTHETIC is {environment['IMGINAV_SYNTHETIC']!r}, expected 0 or 1")
     cards.settings(cards.Card("any", 0, "", 1, cards.UNKNOWN), environment)
     for job in _JOBS:
-        _check_wall_time(job, environment)
+        options = _options(job, environment)
+        _check_options(job, options)
+        _check_wall_time(job, environment, options)
 
 
 def check_runs(experiments: Sequence[str], config_file: str, options: Sequence[str], work: Path) -> None:
@@ -94,6 +101,7 @@ def check_runs(experiments: Sequence[str], config_file: str, options: Sequence[s
     Raises:
       UserError: a run could not start, or two would write to one folder.
     """
+    require_literal(work, "IMGINAV_WORK")
     os.environ["JAX_PLATFORMS"] = "cpu"  # shapes are all that is computed, and here there is no card
     runs: dict[Path, Experiment] = {}
     for argument in experiments:
@@ -157,14 +165,31 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
 
-def _check_wall_time(job: str, environment: Mapping[str, str]) -> None:
+def _options(job: str, environment: Mapping[str, str]) -> list[str]:
+    try:
+        return shlex.split(environment.get(f"IMGINAV_{job}_OPTIONS", ""))
+    except ValueError:
+        raise UserError(f"IMGINAV_{job}_OPTIONS has a quote that is not closed") from None
+
+
+def _check_options(job: str, options: Sequence[str]) -> None:
+    """Refuses what would submit another phase: another name, another condition, a command instead of the script."""
+    name = f"IMGINAV_{job}_OPTIONS"
+    refused = _REFUSED | (_REFUSED_FOR_REPORT if job == "REPORT" else {})
+    before = ""
+    for word in options:
+        if not word.startswith("-") and not before.startswith("-"):
+            raise UserError(f"{name} has {word!r} where bsub expects an option; quote what belongs together")
+        for pattern, reason in refused.items():
+            if re.match(pattern, word):
+                raise UserError(f"{name} has {word}, but {reason}; leave it out")
+        before = word
+
+
+def _check_wall_time(job: str, environment: Mapping[str, str], options: Sequence[str]) -> None:
     """-W [HOURS:]MINUTES[/HOST], and -wt where the options replace it; an option wins over the variable."""
     name = f"IMGINAV_{job}_WALL_TIME"
     limit, warning = environment.get(name, ""), "" if job == "REPORT" else str(_WARNING_MINUTES)
-    try:
-        options = shlex.split(environment.get(f"IMGINAV_{job}_OPTIONS", ""))
-    except ValueError:
-        raise UserError(f"IMGINAV_{job}_OPTIONS has a quote that is not closed") from None
     for option, value in itertools.pairwise(options):
         if option == "-W":
             name, limit = f"-W in IMGINAV_{job}_OPTIONS", value
@@ -191,7 +216,7 @@ def _parse(argument: str, config_file: str, options: Sequence[str], work: Path) 
     """The checked experiment and its workdir; every mistake in the flags ends the program as it would end the run."""
     from absl import flags
 
-    from imginav_jax import experiment
+    from imginav_jax import experiment, outputs
     from imginav_jax import main as program
 
     sys.argv = [sys.argv[0], f"--config={config_file}:{argument}", *options]  # where ml_collections looks for overrides
@@ -209,7 +234,7 @@ def _parse(argument: str, config_file: str, options: Sequence[str], work: Path) 
     given = None if config.init_from is None else work / expand_user(config.init_from)
     if given is not None and not given.exists():
         raise UserError(f"config.init_from {given} does not exist")
-    return checked, work / expand_user(workdir or f"experiments/phase1/{checked.name}")
+    return checked, outputs.locate(config, workdir, work).workdir
 
 
 def _check_manifest(spec: Any, work: Path) -> None:
@@ -229,15 +254,9 @@ def _check_manifest(spec: Any, work: Path) -> None:
 
 def _check_writable(what: str, folder: Path) -> None:
     try:
-        with tempfile.TemporaryFile(dir=_existing(folder)):
-            pass
+        try_to_write(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({what}): {error.strerror}") from None
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or where it is to be made."""
-    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
 
 
 def _check_space(runs: Mapping[Path, "Experiment"]) -> None:
@@ -245,7 +264,7 @@ def _check_space(runs: Mapping[Path, "Experiment"]) -> None:
     needed: dict[int, int] = {}
     places: dict[int, Path] = {}
     for workdir, experiment in runs.items():
-        place = _existing(workdir)
+        place = nearest(workdir)
         device = place.stat().st_dev
         places[device] = place
         needed[device] = needed.get(device, 0) + _bytes_needed(workdir, experiment)
@@ -259,7 +278,7 @@ def _check_space(runs: Mapping[Path, "Experiment"]) -> None:
 
 
 def _bytes_needed(workdir: Path, experiment: "Experiment") -> int:
-    """As a run counts them: the two latest, the best, the periodic ones and one on its way, less those that exist."""
+    """Of the checkpoints that are still missing, as the run itself counts them."""
     import functools
 
     import jax
@@ -269,10 +288,9 @@ def _bytes_needed(workdir: Path, experiment: "Experiment") -> int:
     config = experiment.config
     adamw = optimizer.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
     create = functools.partial(train_state.create, config=experiment.model, optimizer=adamw)
-    leaves: Iterable[Any] = jax.tree.leaves(jax.eval_shape(create, jax.random.key(0)))
-    kept = 3 + config.num_epochs // config.checkpoint.every_epochs
-    copies = max(kept - len(checkpoints.steps(workdir / "checkpoints")), 0) + 1
-    return copies * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    kept = checkpoints.count_kept(config.num_epochs, config.checkpoint.every_epochs)
+    copies = checkpoints.copies_missing(workdir / "checkpoints", kept)
+    return copies * checkpoints.state_bytes(jax.eval_shape(create, jax.random.key(0)))
 
 
 if __name__ == "__main__":

@@ -280,8 +280,7 @@ def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
 
 
 def _checkpoints_kept(config: Config) -> int:
-    """The two latest, the best and the periodic ones."""
-    return 3 + config.num_epochs // config.checkpoint.every_epochs
+    return checkpoints.count_kept(config.num_epochs, config.checkpoint.every_epochs)
 
 
 def _open_writer(outputs: Outputs, step: int, owned: Sequence[Ownership]) -> Any:

@@ -32,6 +32,7 @@
 #   IMGINAV_X_QUEUE, IMGINAV_X_WALL_TIME  instead of the script's own -q and -W
 #   IMGINAV_X_OPTIONS                     more options, quoted as in a shell; each replaces all of the script's own of
 #                                         its letter: -gpu num=2 -R 'select[gpu32gb] span[hosts=1] rusage[mem=8GB]'
+#                                         not -J, -I and -K, nor -w for the report
 #
 # Not to be set by a person: IMGINAV_CARD, the card that was found (imginav_jax/cards.py), and IMGINAV_COORDINATOR,
 # IMGINAV_PROCESSES and IMGINAV_PROCESS, by which the processes of one run find each other (launch/multinode.sh).

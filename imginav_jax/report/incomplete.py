@@ -8,9 +8,9 @@ from pathlib import Path
 
 from imginav_jax import experiment
 from imginav_jax.errors import UserError
+from imginav_jax.outputs import DEFAULT_WORKDIRS
 
 _CONFIG = Path(__file__).resolve().parent.parent.parent / "configs" / "phase1_2.py"
-_WORKDIRS = Path("experiments") / "phase1"  # under which a run's workdir has its name, unless another one was given
 _JOBS = "logs"  # folder of the jobs' output
 
 
@@ -85,7 +85,7 @@ def find_log(name: str, workdir: Path | None, work: Path | None) -> Path | None:
     """
     start = work or Path()
     places = [workdir] if workdir else []
-    for place in (*places, start / _WORKDIRS / name):
+    for place in (*places, start / DEFAULT_WORKDIRS / name):
         if (path := place / f"{name}.log").is_file():
             return path.absolute()
     jobs = start / _JOBS

@@ -87,6 +87,16 @@ def test_looking_at_the_names_needs_no_heavy_import():
         ({"IMGINAV_L40S_OPTIONS": "-wt 60", "IMGINAV_L40S_WALL_TIME": "1:00"}, "more than the 60 minutes"),
         ({"IMGINAV_REPORT_WALL_TIME": "4h"}, "IMGINAV_REPORT_WALL_TIME is '4h', expected MINUTES or HOURS:MINUTES"),
         ({"IMGINAV_V100_OPTIONS": "-R 'a"}, "IMGINAV_V100_OPTIONS has a quote that is not closed"),
+        ({"IMGINAV_V100_OPTIONS": "-J mine"}, "IMGINAV_V100_OPTIONS has -J, but a job's name says which"),
+        ({"IMGINAV_L40S_OPTIONS": "-x -Jmine"}, "IMGINAV_L40S_OPTIONS has -Jmine, but a job's name says"),
+        ({"IMGINAV_REPORT_OPTIONS": "-N -w 'done(7)'"}, "IMGINAV_REPORT_OPTIONS has -w, but the report waits for"),
+        ({"IMGINAV_V100_OPTIONS": "-Is"}, "IMGINAV_V100_OPTIONS has -Is, but bsub would wait for each job to end"),
+        ({"IMGINAV_V100_OPTIONS": "-K"}, "IMGINAV_V100_OPTIONS has -K, but bsub would wait for each job to end"),
+        (
+            {"IMGINAV_V100_OPTIONS": "-R select[gpu32gb] span[hosts=1]"},
+            "IMGINAV_V100_OPTIONS has 'span[hosts=1]' where bsub expects an option; quote what belongs together",
+        ),
+        ({"IMGINAV_L40S_OPTIONS": "gpu -N"}, "IMGINAV_L40S_OPTIONS has 'gpu' where bsub expects an option"),
         ({"IMGINAV_COORDINATOR": "a:1"}, "IMGINAV_COORDINATOR is set, but it belongs to one process of a job; unset"),
         ({"IMGINAV_SYNTHETIC": "yes"}, "IMGINAV_SYNTHETIC is 'yes', expected 0 or 1"),
         ({"IMGINAV_TF32": "on"}, "IMGINAV_TF32 is 'on', expected 0 or 1"),
@@ -101,6 +111,8 @@ def test_settings(setting, message):
 def test_settings_that_hold():
     preflight.check_settings({"IMGINAV_V100_WALL_TIME": "0:11", "IMGINAV_REPORT_WALL_TIME": "0:05"})
     preflight.check_settings({"IMGINAV_L40S_OPTIONS": "-wt 5 -W 6", "IMGINAV_L40S_WALL_TIME": "1"})
+    preflight.check_settings({"IMGINAV_V100_OPTIONS": "-w 'done(7)' -Jd 'for the paper' -R 'select[a] span[hosts=1]'"})
+    preflight.check_settings({"IMGINAV_REPORT_OPTIONS": "-N -x -wa USR2 -wt 5 -u me"})
 
 
 @pytest.mark.parametrize(
@@ -131,6 +143,15 @@ def test_runs_that_could_not_start(check, cluster, words, message):
     assert said is not None
     assert message.format(**places) in said
     assert not (cluster.folder / "work").exists()
+
+
+@pytest.mark.parametrize("name", ["w[1]", "a*", "back\\slash"])
+def test_a_work_folder_where_checkpoints_cannot_be_kept(check, cluster, name):
+    said = check("R1", f"--workdir={cluster.folder}/{name}")
+    assert said is not None
+    assert said.startswith(f"--workdir {cluster.folder}/{name} holds ")
+    with pytest.raises(UserError, match=f"^IMGINAV_WORK {re.escape(str(cluster.folder / name))} holds "):
+        preflight.check_runs(["R1"], "any", [], cluster.folder / name)
 
 
 def test_runs_that_can_start(check, cluster):
@@ -176,13 +197,16 @@ def test_the_space_is_that_of_a_runs_checkpoints(check, cluster, monkeypatch):
         (["--dry-run"], {"IMGINAV_PRESET": "quik"}, 'unknown preset "quik"; valid ones are full, quick, seed=NUMBER'),
         (["--dry-run"], {"IMGINAV_WORKERS": "two"}, "config.data.num_workers"),
         (["--dry-run"], {"IMGINAV_L40S_WALL_TIME": "10"}, "IMGINAV_L40S_WALL_TIME is 10, expected more than the 10"),
+        ([], {"IMGINAV_V100_OPTIONS": "-J mine"}, "IMGINAV_V100_OPTIONS has -J, but a job's name says which"),
+        ([], {"IMGINAV_WORK": "/tmp/w[1]"}, "IMGINAV_WORK /tmp/w[1] holds [, and checkpoints cannot be kept there"),
         ([], {"IMGINAV_L40S_EXPERIMENTS": " "}, "IMGINAV_L40S_EXPERIMENTS is empty"),
     ],
 )
 def test_nothing_is_submitted_and_nothing_made(cluster, phase, arguments, change, message):
     before = sorted(cluster.folder.rglob("*"))
     result = phase(*arguments, **change)
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stdout.count("bsub ") == len(arguments) * 4, "a dry run shows all the same what it would submit"
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert sorted(path for path in cluster.folder.rglob("*") if path.name != "__pycache__") == before
