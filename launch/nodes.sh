@@ -3,11 +3,16 @@
 
 : "${project:?is set by the script that sources this file}"
 readonly GRACE=15 # seconds that the other processes have to end by themselves after one has
+readonly SIGNALS=(USR2 TERM INT HUP USR1 XCPU) # those that stop the program (imginav_jax/signals.py)
 
-# Drops what XLA writes when it aborts because another process has gone: the launch script names the one that has.
+# Drops what XLA writes when another process has gone, since the launch script names the one that has: a line of XLA's,
+# and what belongs to it below, up to the stack traces of an abort.
 without_traces() {
-  trap '' USR2 TERM INT
-  exec sed -u '/^[EF][0-9]* .*\(coordination_service\|client\.h\)/,${/^error: /!d}'
+  local head='^([EF][0-9]+ .*(coordination_service|client\.h)|[EW][0-9]+ .*preemption_sync_manager)'
+  local more='^(Additional GRPC |:[A-Z_]+:|\*\*\* |    @ |Fatal Python error: Aborted|(Current t|T)hread 0x|  File |  <no '
+  more+='|  \.\.\.|Extension modules: |$)'
+  trap '' "${SIGNALS[@]}"
+  exec sed -uE -e "/$head/{:below" -e '$d;N;s/.*\n//' -e "/$head/b below" -e "/$more/b below" -e '}'
 }
 
 # Names the processes to each other: one on every host of the job, the first on this one.
@@ -26,7 +31,7 @@ name_processes() {
 start_on_node() { # number of the process
   # One process gets the signal and tells the others: what only waits for them must not die of it.
   (
-    trap '' USR2 TERM INT
+    trap '' "${SIGNALS[@]}"
     cd "$project" || exit
     exec blaunch -no-shell "${hosts[$1]}" env "LS_SUBCWD=$project" "IMGINAV_PRECISION=$IMGINAV_PRECISION" \
       "IMGINAV_COORDINATOR=$IMGINAV_COORDINATOR" "IMGINAV_PROCESSES=$IMGINAV_PROCESSES" "IMGINAV_PROCESS=$1" \
@@ -36,7 +41,7 @@ start_on_node() { # number of the process
 
 # Sets `code` to what the job ends with and says so, where the process of this number is the first that has failed.
 note_end() { # number of the process, its exit code
-  case $2:$code in
+  case $2:$code in # its code : the job's so far
     0:* | 75:75) ;;
     75:0) code=75 ;;
     *:0 | *:75)
@@ -46,25 +51,37 @@ note_end() { # number of the process, its exit code
   esac
 }
 
-# Whether the processes that still run have no reason to: one has failed, or the first has ended.  After a warning at the
-# run limit the first may still be saving.
+# Tells the first process what the launch script was told, and sets `told` to the code that the program ends with then.
+pass_on() { # name of the signal
+  if [ -z "$told" ]; then
+    told=$((128 + $(kill -l "$1")))
+    [ "$1" != USR2 ] || told=75
+  fi
+  # The signal has come to the whole group; the program ignores a second one.
+  kill "-$1" "${pids[0]:-}" || :
+  [ "$1" != INT ] || kill -TERM "${pids[0]:-}" || : # INT does nothing to a child of bash before it asks for it
+}
+
+# Whether the processes that still run have no reason to: one has failed, or the first has ended.  After a signal the
+# first may still be saving.
 must_end() {
   case $code in
     0) [ -z "${pids[0]:-}" ] ;;
-    75) [ -z "${pids[0]:-}" ] || [ -z "$told" ] ;;
+    75 | "$told") [ -z "${pids[0]:-}" ] || [ -z "$told" ] ;;
   esac
 }
 
 # Runs the program here as process 0 and the launch script on the other nodes, and exits when all have ended: with 75 if
 # they were asked to stop at the run limit, else with the first failure.  Those that must end have GRACE seconds for it.
 run_together() { # the program
-  local index running deadline='' told='' code=0 pids=()
+  local index name running deadline='' told='' code=0 pids=()
   name_processes
   "$@" 2> >(without_traces) &
   pids[0]=$!
-  # The signal has come to the whole group; the program ignores a second one.
-  trap 'told=yes; kill -USR2 "${pids[0]:-}" || :' USR2
-  trap 'told=yes; kill -TERM "${pids[0]:-}" || :' TERM INT
+  for name in "${SIGNALS[@]}"; do
+    # shellcheck disable=SC2064
+    trap "pass_on $name" "$name"
+  done
   for ((index = 1; index < ${#hosts[@]}; index++)); do
     start_on_node "$index"
     pids[index]=$!
@@ -80,7 +97,7 @@ run_together() { # the program
     [ ${#pids[@]} -eq 0 ] || sleep 1 || : # a signal ends it too
   done
   [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" || :
-  sleep 0.2 # what the program said last is on its way through a pipe
+  sleep 0.2 || : # what the program said last is on its way through a pipe
   exit "$code"
 }
 

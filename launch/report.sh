@@ -28,4 +28,6 @@ tune_for_card
 list_experiments
 split_words "${IMGINAV_REPORT_ARGUMENTS:-}" IMGINAV_REPORT_ARGUMENTS
 cd "$project"
-exec "$python" -m imginav_jax.report "$IMGINAV_OUTPUTS" --expected "${expected[@]}" --work "$IMGINAV_WORK" ${words[@]+"${words[@]}"}
+# What the user adds stands last, so that it wins, and behind the folder, so that it may name more folders.
+exec "$python" -m imginav_jax.report --expected "${expected[@]}" --work "$IMGINAV_WORK" \
+  "$IMGINAV_OUTPUTS" ${words[@]+"${words[@]}"}

@@ -1,16 +1,18 @@
 """Processes on several nodes: they end together, soon, with one line and the right code."""
 
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
-from imginav_jax import distributed
+from imginav_jax import distributed, signals
 
 ENDS_WITHIN = 30  # seconds
 GRACE = 2  # instead of 15
@@ -32,7 +34,21 @@ def nodes(cluster, site):
         cluster.wait(ENDS_WITHIN + 10)
         return cluster.codes(job), cluster.outputs(), time.monotonic() - began
 
-    return run
+    yield run
+    deadline = time.monotonic() + 10
+    while left := processes_in(cluster.project):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def processes_in(folder):
+    """The command lines of the processes whose current folder it is, or one below."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (each / "cwd").readlink().is_relative_to(folder):
+                found.append((each / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 def errors(output):
@@ -42,10 +58,10 @@ def errors(output):
 @pytest.mark.parametrize(
     ("first", "second", "code", "who"),
     [
-        ("sleep 300", "exit 3", 3, "process 1 of 2 on 127.0.0.1 has ended with exit code 3"),
-        ("exit 4", "sleep 300", 4, "process 0 of 2 on localhost has ended with exit code 4"),
-        ("kill -9 $$", "sleep 300", 137, "process 0 of 2 on localhost has ended with exit code 137"),
-        ("sleep 300", "kill -9 $$", 137, "process 1 of 2 on 127.0.0.1 has ended with exit code 137"),
+        ("exec sleep 300", "exit 3", 3, "process 1 of 2 on 127.0.0.1 has ended with exit code 3"),
+        ("exit 4", "exec sleep 300", 4, "process 0 of 2 on localhost has ended with exit code 4"),
+        ("kill -9 $$", "exec sleep 300", 137, "process 0 of 2 on localhost has ended with exit code 137"),
+        ("exec sleep 300", "kill -9 $$", 137, "process 1 of 2 on 127.0.0.1 has ended with exit code 137"),
     ],
 )
 def test_all_end_where_one_fails(nodes, first, second, code, who):
@@ -67,6 +83,46 @@ def test_what_xla_says_when_it_aborts_is_dropped(nodes):
     assert "trace" not in output
 
 
+def test_only_what_belongs_to_a_lost_process_is_dropped():
+    """The lines of XLA and of Python's faulthandler are as they came from a run whose process 0 was killed."""
+    said = """\
+before
+E1125 20:13:28.759906    8346 coordination_service_agent.cc:289] Polled an error from coordination service.
+W1125 20:13:28.759906    8346 gpu.cc:28] kept
+F1125 20:13:28.759971    8346 client.h:80] Terminating process because the JAX distributed service detected errors.
+Additional GRPC error information from remote target coordination_service while calling /xla/PollForError:
+:UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"Socket closed"}
+*** Check failure stack trace: ***
+    @     0x7fd747620634  absl::lts_20260107::log_internal::LogMessage::SendToLog()
+    @     0x7fd74eaa71f5  (unknown)
+Fatal Python error: Aborted
+
+Thread 0x00007fd74f1edb80 (most recent call first):
+  File "<string>", line 10 in <module>
+
+Extension modules: jaxlib.cpu_feature_guard, numpy._core._multiarray_umath (total: 2)
+Traceback (most recent call last):
+  File "kept.py", line 1, in <module>
+
+error: kept
+W1125 20:13:18.883360    8189 preemption_sync_manager.cc:147] Failed to retrieve preemption notice
+E1125 20:13:18.883499    8189 coordination_service_agent.cc:289] heartbeat late
+after
+E1125 20:13:18.883499    8189 coordination_service_agent.cc:289] heartbeat late
+"""
+    script = f"project=any; . '{ROOT}/launch/nodes.sh'; without_traces"
+    result = subprocess.run(["bash", "-c", script], input=said, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [
+        "before",
+        "W1125 20:13:28.759906    8346 gpu.cc:28] kept",
+        "Traceback (most recent call last):",
+        '  File "kept.py", line 1, in <module>',
+        "",
+        "error: kept",
+        "after",
+    ]
+
+
 def test_the_first_may_finish_long_after_the_others(nodes):
     codes, output, _ = nodes("sleep 4", "exit 0")
     assert (codes, errors(output)) == ([0], [])
@@ -82,8 +138,25 @@ def test_a_warning_reaches_the_first_process_and_the_job_is_requeued(nodes):
     assert errors(output) == []
 
 
+def test_the_signals_are_those_that_stop_the_program():
+    found = re.search(r"SIGNALS=\((.*?)\)", (ROOT / "launch" / "nodes.sh").read_text())
+    assert found is not None
+    assert [f"SIG{name}" for name in found[1].split()] == [each.name for each in signals.STOPPING]
+
+
+@pytest.mark.parametrize(("name", "code"), [("HUP", 129), ("USR1", 138), ("XCPU", 152)])
+def test_a_signal_lets_the_first_process_save(nodes, cluster, name, code):
+    saving = f"trap \"trap '' {name}; touch told; sleep {GRACE + 2}; touch saved; exit {code}\" {name}"
+    first = f"{saving}; for i in $(seq 99); do sleep 0.1; done; exit 1"
+    second = f"until [ -e told ]; do sleep 0.1; done; exit {code}"
+    codes, output, _ = nodes(first, second, "-W", "2:00", "-wa", name, "-wt", "100")
+    assert codes == [code]
+    assert (cluster.project / "saved").exists()
+    assert errors(output) == []
+
+
 def test_a_process_that_was_warned_before_they_met_is_requeued_too(nodes):
-    first = "[ -e again ] || { touch again; trap '' USR2; sleep 300; }"
+    first = "[ -e again ] || { touch again; trap '' USR2; exec sleep 300; }"
     codes, output, seconds = nodes(first, "[ -e twice ] || { touch twice; sleep 1; exit 75; }")
     assert codes == [75, 0]
     assert errors(output) == []
