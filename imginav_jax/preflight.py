@@ -59,10 +59,11 @@ _REFUSED_FOR_REPORT = {"-w(?![at])": "the report waits for the runs"}
 _WARNING_MINUTES = 10  # -wt of the scripts that train
 _LAYOUTS_READ = 3  # of a manifest; the run itself reads all
 _MIB = 2**20
-_BJOBS = ("bjobs", "-noheader", "-o", "jobid stat job_name delimiter='|'")
 _BJOBS_SECONDS = 60
+_OUR_JOBS, _BENCHMARK = "phase1_2_*", "phase1_2_benchmark"  # names of jobs in launch/; the latter writes to no run
 # Number, state and what follows of a line of bjobs; the states in which a job may still write.
 _UNFINISHED = ("PEND", "PSUSP", "RUN", "USUSP", "SSUSP", "WAIT", "PROV", "UNKWN")
+_WAITING = ("PEND", "PSUSP", "WAIT")
 _ROW = re.compile(rf"(\d+)\b.*?\b(DONE|EXIT|ZOMBI|{'|'.join(_UNFINISHED)})\b[\s|]*(.*)")
 
 
@@ -125,24 +126,35 @@ def check_no_job_is_unfinished(records: Path) -> None:
       records: a folder with a file `{job number}.{index}` for each job that was submitted or has started there.
     """
     numbers = sorted({path.name.partition(".")[0] for path in records.glob("[0-9]*.*")}, key=int)
-    if not numbers or shutil.which(_BJOBS[0]) is None:
+    if not numbers or shutil.which("bjobs") is None:
         return
-    try:
-        answer = subprocess.run(
-            [*_BJOBS, *numbers], capture_output=True, text=True, timeout=_BJOBS_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"bjobs does not say whether jobs {' '.join(numbers)} have ended: {error}") from None
+    answer = _ask_bjobs("jobid stat job_name", *numbers)
     rows = [found.groups() for line in answer.stdout.splitlines() if (found := _ROW.match(line.strip()))]
     unknown = set(numbers) - {number for number, *_ in rows} - set(re.findall(r"<(\d+)", answer.stderr))
     if unknown:
         said = " ".join(f"{answer.stdout} {answer.stderr}".split())
         raise UserError(f"bjobs does not say whether jobs {' '.join(sorted(unknown))} have ended: {said}")
     unfinished = [row for row in rows if row[1] in _UNFINISHED]
-    if unfinished:
-        names = ", ".join(f"{number} {name.strip()} ({state})" for number, state, name in unfinished)
-        ending = " ".join(dict.fromkeys(number for number, *_ in unfinished))
-        raise UserError(f"{records.parent.parent} has unfinished jobs: {names}; wait for them, or: bkill {ending}")
+    _refuse_beside(unfinished, f"{records.parent.parent} has unfinished jobs")
+
+
+def check_no_job_waits(project: Path, work: Path) -> None:
+    """Raises UserError that names the jobs which were submitted in a project by hand and have not started yet.
+
+    Which work folder such a job is for stands in its environment, which LSF does not show: it is taken to be this one,
+    unless the job's output goes to the logs of another.  Those that have started here are known by their records
+    (`check_no_job_is_unfinished`), and the others that have started work elsewhere.
+    """
+    if shutil.which("bjobs") is None:
+        return
+    rows = []
+    for line in _ask_bjobs("jobid stat job_name output_file sub_cwd", "-J", _OUR_JOBS).stdout.splitlines():
+        number, state, name, output, folder = (*line.strip().split("|", 4), *[""] * 4)[:5]
+        place = Path(output)
+        is_elsewhere = place.is_absolute() and place.match(_OUR_JOBS) and place.parent != work / "logs"
+        if state in _WAITING and not name.startswith(_BENCHMARK) and not is_elsewhere and _is_within(folder, project):
+            rows.append((number.partition("[")[0], state, name))
+    _refuse_beside(rows, f"jobs wait that were submitted in {project} and may train the same runs")
 
 
 def main() -> None:
@@ -161,8 +173,31 @@ def main() -> None:
             check_runs(arguments.experiments, arguments.config, arguments.options, work)
             _check_writable("the folder of the jobs' output", arguments.logs)
             check_no_job_is_unfinished(work / "experiments" / "requeues")
+            check_no_job_waits(Path(arguments.config).parent.parent, work)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _ask_bjobs(fields: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["bjobs", "-noheader", "-o", f"{fields} delimiter='|'", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_BJOBS_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"bjobs does not say which jobs have ended: {error}") from None
+
+
+def _is_within(folder: str, project: Path) -> bool:
+    """`folder` is as LSF writes it, which may put $HOME in the place of the home folder."""
+    given = re.sub(r"^\$HOME(?=/|$)", lambda _: str(expand_user("~")), folder)
+    return Path(given).is_absolute() and Path(given).resolve().is_relative_to(project.resolve())
+
+
+def _refuse_beside(rows: Sequence[Sequence[str]], message: str) -> None:
+    """`rows` have a job's number, state and name."""
+    if rows:
+        names = ", ".join(f"{number} {name.strip()} ({state})" for number, state, name in rows)
+        ending = " ".join(dict.fromkeys(number for number, *_ in rows))
+        raise UserError(f"{message}: {names}; wait for them, or: bkill {ending}")
 
 
 def _options(job: str, environment: Mapping[str, str]) -> list[str]:

@@ -121,7 +121,8 @@ require_data() {
   fi
 }
 
-# Ends the job where it has been started too often: a run that never gets anywhere must not hold a card for ever.
+# Ends the job where it has been started too often: a run that never gets anywhere must not hold a card for ever.  The
+# counts are also the record of the jobs of a work folder: launch/phase1_2.sh writes a 0 there for each that it submits.
 count_requeues() {
   [ -n "${LSB_JOBID:-}" ] && [ "${IMGINAV_PROCESS:-0}" = 0 ] || return 0 # one process of a run counts for all
   local folder=$IMGINAV_WORK/experiments/requeues

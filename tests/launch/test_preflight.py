@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +123,7 @@ def test_settings_that_hold():
         (["R1,quik"], 'unknown preset "quik"; valid ones are full, quick, seed=NUMBER'),
         (["R1", "--config.batch_sise=8"], 'unknown config key "batch_sise"; valid ones are '),
         (["R1", "--config.batch_size=eight"], "eight"),
+        (["R1", "--config.data.num_workers=two"], "config.data.num_workers"),
         (["R1", "--config.batch_size=0"], "config.batch_size is 0, expected a number above 0"),
         (["R3", "--config.data.image_size=100"], "config.data.image_size is 100, expected a multiple of 32"),
         (["R1", "--config.init_from=nowhere"], "config.init_from {work}/nowhere does not exist"),
@@ -152,6 +154,12 @@ def test_a_work_folder_where_checkpoints_cannot_be_kept(check, cluster, name):
     assert said.startswith(f"--workdir {cluster.folder}/{name} holds ")
     with pytest.raises(UserError, match=f"^IMGINAV_WORK {re.escape(str(cluster.folder / name))} holds "):
         preflight.check_runs(["R1"], "any", [], cluster.folder / name)
+
+
+def test_an_argument_that_is_no_option(cluster, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["preflight"])
+    with pytest.raises(UserError, match=r"^IMGINAV_ARGUMENTS has an unknown argument batch_size=8, expected"):
+        preflight.check_runs(["R1"], str(ROOT / "configs" / "phase1_2.py"), ["batch_size=8"], cluster.folder / "work")
 
 
 def test_runs_that_can_start(check, cluster):
@@ -193,9 +201,7 @@ def test_the_space_is_that_of_a_runs_checkpoints(check, cluster, monkeypatch):
     ("arguments", "change", "message"),
     [
         ([], {"IMGINAV_V100_EXPERIMENTS": "R1 R4"}, 'unknown experiment "R4"; valid ones are R1, R2, R3, V1, V2, V3'),
-        ([], {"IMGINAV_ARGUMENTS": "batch_size=8"}, "IMGINAV_ARGUMENTS has an unknown argument batch_size=8"),
         (["--dry-run"], {"IMGINAV_PRESET": "quik"}, 'unknown preset "quik"; valid ones are full, quick, seed=NUMBER'),
-        (["--dry-run"], {"IMGINAV_WORKERS": "two"}, "config.data.num_workers"),
         (["--dry-run"], {"IMGINAV_L40S_WALL_TIME": "10"}, "IMGINAV_L40S_WALL_TIME is 10, expected more than the 10"),
         ([], {"IMGINAV_V100_OPTIONS": "-J mine"}, "IMGINAV_V100_OPTIONS has -J, but a job's name says which"),
         ([], {"IMGINAV_WORK": "/tmp/w[1]"}, "IMGINAV_WORK /tmp/w[1] holds [, and checkpoints cannot be kept there"),
@@ -241,6 +247,48 @@ def test_a_job_that_was_submitted_by_hand_is_found_once_it_has_started(cluster, 
     monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
     with pytest.raises(UserError, match=rf"has unfinished jobs: {job} phase1_2_l40s \("):
         preflight.check_no_job_is_unfinished(records)
+
+
+def test_a_job_that_was_submitted_by_hand_is_found_while_it_waits(cluster, site, monkeypatch):
+    cluster.submit("benchmark.sh", "-J", "first", **site)
+    assert cluster.wait() == ["DONE"]
+    for script in ("v100.sh", "benchmark.sh"):
+        cluster.submit(script, "-w", "exit(101)", **site)  # for ever
+    monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
+    message = (
+        f"jobs wait that were submitted in {cluster.project} and may train the same runs: "
+        "102 phase1_2_v100[1] (PEND), 102 phase1_2_v100[2] (PEND); wait for them, or: bkill 102"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        preflight.check_no_job_waits(cluster.project, cluster.folder / "work")
+    preflight.check_no_job_waits(cluster.folder / "another", cluster.folder / "work")
+
+
+@pytest.mark.parametrize(
+    ("answer", "waits"),
+    [
+        ("7|PEND|phase1_2_l40s|imginav_l40s_%J.out|$HOME/project/below", True),
+        ("7[1]|PSUSP|phase1_2_v100[1]|/work/logs/phase1_2_R1_%J.out|{home}/project", True),
+        ("7|PEND|phase1_2_R1|/elsewhere/logs/phase1_2_R1_%J.out|{home}/project", False),
+        ("7|PEND|phase1_2_l40s|imginav_l40s_%J.out|$HOME/project2", False),
+        ("7|PEND|phase1_2_l40s|imginav_l40s_%J.out|project", False),
+        ("7|RUN|phase1_2_l40s|imginav_l40s_%J.out|{home}/project", False),
+        ("7|PEND|phase1_2_benchmark|imginav_benchmark_%J.out|{home}/project", False),
+        ("sub_cwd: not a field", False),
+        ("", False),
+    ],
+)
+def test_which_jobs_wait_for_this_work_folder(cluster, monkeypatch, answer, waits):
+    home = cluster.folder / "home"
+    (cluster.folder / "answer").write_text(answer.format(home=home) + "\n")
+    cluster.command("bjobs", f"#!/bin/sh\ncat '{cluster.folder}/answer'\n")
+    monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
+    monkeypatch.setenv("HOME", str(home))
+    if not waits:
+        preflight.check_no_job_waits(home / "project", Path("/work"))
+        return
+    with pytest.raises(UserError, match=r"and may train the same runs: 7 phase1_2_.*; wait for them, or: bkill 7$"):
+        preflight.check_no_job_waits(home / "project", Path("/work"))
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,14 @@ def test_names_and_indices(lsf, cluster):
     found = subprocess.run(command, env=cluster.environment(), capture_output=True, text=True, check=False)
     assert found.stdout.splitlines() == [f"102|DONE|array[{index}]" for index in (1, 2, 5)]
     assert found.stderr == "Job <999> is not found\n"
+    lsf("sleep 30", "-J", "array_too[2]")
+    lsf("sleep 30", "-J", "mine")
+    command[3:] = ["jobid job_name output_file sub_cwd delimiter='|'", "-J", "ar*_t*"]
+    found = subprocess.run(command, env=cluster.environment(), capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, f"103|array_too[2]|%J_%I.out|{cluster.folder}\n")
+    command[-1] = "too*"
+    found = subprocess.run(command, env=cluster.environment(), capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (255, "Job <too*> is not found\n")
 
 
 def test_a_submission_that_is_refused(lsf):

@@ -105,27 +105,35 @@ def job_name(options, index):
 
 
 def bjobs(arguments):
-    """-noheader -o "FIELD ... delimiter='X'" NUMBER ..., a line for each element; without numbers the unfinished."""
+    """-noheader -o "FIELD ... delimiter='X'" NUMBER ..., a line for each element; without numbers the unfinished, by -J
+    those of a name, in which * stands for anything."""
     options = argparse.ArgumentParser(prog="bjobs", allow_abbrev=False)
     options.add_argument("-noheader", action="store_true", required=True)
     options.add_argument("-o", required=True)
+    options.add_argument("-J", default="*")
     options.add_argument("numbers", nargs="*")
     given = options.parse_args(arguments)
     *fields, delimiter = shlex.split(given.o)
-    missing = False
+    pattern = ".*".join(map(re.escape, given.J.split("*")))
+    missing = found = False
     for number in given.numbers or sorted(path.name for path in (STATE / "jobs").glob("*")):
         folder = STATE / "jobs" / number
         if not folder.is_dir():
             sys.stderr.write(f"Job <{number}> is not found\n")
             missing = True
             continue
-        submitted = json.loads((folder / "job.json").read_text())["options"]
+        description = json.loads((folder / "job.json").read_text())
+        submitted, cwd = description["options"], description["cwd"]
         for status in sorted((folder / "status").iterdir()):
             name, state = job_name(submitted, int(status.name)), status.read_text()
-            if given.numbers or state not in ENDED:
-                values = {"jobid": number, "stat": state, "job_name": name}
+            if (given.numbers or state not in ENDED) and re.fullmatch(pattern, name):
+                found = True
+                values = {"jobid": number, "stat": state, "job_name": name, "sub_cwd": cwd}
+                values["output_file"] = submitted["o"] or "-"
                 sys.stdout.write(delimiter.removeprefix("delimiter=").join(values[each] for each in fields) + "\n")
-    sys.exit(255 if missing else 0)
+    if given.J != "*" and not found:
+        sys.stderr.write(f"Job <{given.J}> is not found\n")
+    sys.exit(255 if missing or not found else 0)
 
 
 def blaunch(arguments):
