@@ -18,7 +18,7 @@ import tensorstore
 from orbax.checkpoint.options import AsyncOptions
 
 from imginav_jax import atomic
-from imginav_jax.errors import RunError, UserError
+from imginav_jax.errors import RunError, UserError, first_line
 from imginav_jax.new_directory import nearest
 
 _STATE = "state"
@@ -100,7 +100,7 @@ def restore(directory: Path, step: int, abstract_state: Any) -> Any:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             return checkpointer.restore(path / _STATE, args=args)
     except (_DamagedError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be restored: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} cannot be restored: {first_line(error)}") from None
 
 
 def count_kept(num_epochs: int, every_epochs: int) -> int:
@@ -220,8 +220,7 @@ class Checkpoints:
             yield
         except Exception as error:  # whatever the background thread or the file system came up with
             self._failed = True
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(f"the checkpoint of step {step} could not be saved: {reason}") from error
+            raise RunError(f"the checkpoint of step {step} could not be saved: {first_line(error)}") from error
 
 
 class _Preserve:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imginav_jax.errors import RunError, UserError
+from imginav_jax.errors import RunError, UserError, first_line
 from imginav_jax.signals import Stop
 
 _COORDINATOR = "IMGINAV_COORDINATOR"  # host:port of process 0
@@ -50,7 +50,7 @@ def initialize(stop: Stop) -> None:
     try:
         jax.distributed.initialize(coordinator, int(count), int(index), initialization_timeout=2 * _JOIN_SECONDS)
     except jax.errors.JaxRuntimeError as error:
-        raise RunError(f"{failure}: {str(error).splitlines()[0]}") from None
+        raise RunError(f"{failure}: {first_line(error)}") from None
     finally:
         waiting.cancel()
     sys.excepthook = _end_by
@@ -85,7 +85,7 @@ def _end_by(kind: type[BaseException], error: BaseException, trace: types.Traceb
     """In the place of sys.excepthook: an error that only says that another process has gone is one line."""
     # JAX makes a ValueError of some of XLA's.
     if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(word in str(error) for word in _LOST):
-        sys.stderr.write(f"error: another process of the run has ended: {str(error).splitlines()[0]}\n")
+        sys.stderr.write(f"error: another process of the run has ended: {first_line(error)}\n")
     else:
         sys.__excepthook__(kind, error, trace)
     _end()

@@ -7,3 +7,8 @@ class RunError(Exception):
 
 class UserError(RunError):
     """Input that cannot be used; the message names the thing and what was expected, in a line or two."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, and the name of its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -27,6 +27,7 @@ from imginav_jax.benchmark import torch_job, torch_twin
 from imginav_jax.benchmark.sampling import Work, make_sampler
 from imginav_jax.benchmark.torch_job import Job, Ready
 from imginav_jax.datasets import palette
+from imginav_jax.errors import first_line
 
 _Forward = Callable[[Tensor, Tensor, Tensor], Any]
 
@@ -58,8 +59,8 @@ def make_works(job: Job, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Wo
             work()
         return works, f"{form}, torch.compile"
     except Exception as error:  # whatever a missing compiler or an old card provokes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return _make_works(job, arrays, lambda function: function), f"{form}, eager (torch.compile: {reason})"
+        form = f"{form}, eager (torch.compile: {first_line(error)})"
+        return _make_works(job, arrays, lambda function: function), form
 
 
 def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[Any], Any]) -> dict[str, Work]:

@@ -4,7 +4,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from imginav_jax.errors import UserError
+from imginav_jax.errors import UserError, first_line
 from imginav_jax.experiment import Config
 from imginav_jax.report.metric_table import METRICS
 from imginav_jax.report.subjects import RGB, SEGMENTATION
@@ -31,7 +31,7 @@ def check(config: Config) -> None:
     try:
         checks = [*_check_decision(config.decision), *_check_bootstrap(config.bootstrap), *_check_probe(config.probe)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the report's config is incomplete: {str(error).splitlines()[0]}") from None
+        raise UserError(f"the report's config is incomplete: {first_line(error)}") from None
     for key, value, is_valid, expected in checks:
         if not is_valid:
             raise UserError(f"{key} is {value}, expected {expected}")
