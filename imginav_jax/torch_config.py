@@ -5,6 +5,7 @@ from typing import Any
 
 from imginav_jax.errors import UserError
 from imginav_jax.model import ACTIVATIONS, MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderConfig, HeadConfig
+from imginav_jax.torch_pickle import shorten
 
 _IN_CHANNELS = 3
 
@@ -79,7 +80,10 @@ def make_config(config: AutoencoderConfig) -> dict[str, Any]:
 def _part(config: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     part = config.get(key)
     if not isinstance(part, Mapping):
-        raise UserError(f"config.{key} is {part!r}, expected a dict")
+        raise UserError(f"config.{key} is {shorten(part)}, expected a dict")
+    for name in _SHARED_DEFAULTS:  # compared below, which lists that share others make endless
+        is_plain = not isinstance(part.get(name), (Mapping, list, tuple))
+        _require(is_plain, f"config.{key}.{name}", part.get(name), "a number or a name")
     return {**defaults, **part}
 
 
@@ -94,9 +98,9 @@ def _parse_heads(heads: Any, channels: int) -> tuple[HeadConfig, ...]:
 
 def _parse_head(head: Any, place: str, channels: int) -> HeadConfig:
     _require(isinstance(head, Mapping), place, head, "a dict")
-    kind = _HEAD_KINDS.get(str(head.get("type")))
+    kind = _HEAD_KINDS.get(head["type"]) if isinstance(head.get("type"), str) else None
     if kind is None:
-        raise UserError(f"{place}.type is {head.get('type')!r}, expected {', '.join(_HEAD_KINDS)}")
+        raise UserError(f"{place}.type is {shorten(head.get('type'))}, expected {', '.join(_HEAD_KINDS)}")
     key, default = _HEAD_OUTPUTS[kind]
     outputs, name, cin = (
         head.get(key, default),
@@ -135,7 +139,7 @@ def _make_head(head: HeadConfig, channels: int) -> dict[str, Any]:
 
 def _require(condition: bool, field: str, value: object, expected: str) -> None:
     if not condition:
-        raise UserError(f"{field} is {value!r}, expected {expected}")
+        raise UserError(f"{field} is {shorten(value)}, expected {expected}")
 
 
 def _require_count(field: str, value: Any, most: int | None = None) -> None:

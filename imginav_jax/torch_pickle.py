@@ -7,7 +7,9 @@ own, for one, would take a file's word for where in memory an array lies.
 """
 
 import contextlib
+import itertools
 import re
+import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,13 @@ _STOOD_IN_FOR = (
     *("torch.torch_version.TorchVersion", "uuid.SafeUUID", "uuid.UUID"),
 )
 _NUMBER = re.compile(r"[bfiuc]\d+")  # NumPy's names of the dtypes that are numbers
+_shortened = reprlib.Repr()
+_shortened.maxlevel = 2
+_shortened.maxstring = _shortened.maxother = 80  # letters
 
 
 class StandIn:
-    """Is read instead of a thing whose class is not called."""
+    """Stands where a thing was whose class is not called."""
 
     def __init__(self, *arguments: Any):
         del arguments
@@ -50,7 +55,11 @@ class _DType(StandIn):
 
 
 def require_torch() -> None:
-    """Raises UserError where PyTorch is missing or too old to be told what is harmless."""
+    """Checks that PyTorch is there and can be told what is harmless.
+
+    Raises:
+      UserError: it is missing or too old.
+    """
     try:
         import torch
     except ImportError:
@@ -60,7 +69,9 @@ def require_torch() -> None:
 
 
 def load(path: Path) -> Any:
-    """What a file of `torch.save` holds, on the CPU.
+    """Reads a file of `torch.save` and returns what it holds, its tensors on the CPU.
+
+    A list of the file that stands in many places is one list here as well: walk or print it by `shorten` alone.
 
     Raises:
       ValueError: the file holds what is not known to be harmless, or is no such file; names it, in a line.
@@ -72,6 +83,11 @@ def load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file provokes; PyTorch's own text advises to run it
         raise ValueError(_explain(path, error)) from None
+
+
+def shorten(value: Any) -> str:
+    """Returns a value as in Python's code, cut short: a few shared lists in one another can be billions."""
+    return _shortened.repr(value)
 
 
 def _harmless() -> list[Any]:
@@ -127,14 +143,15 @@ def _unknown_names(path: Path, error: Exception) -> list[str]:
 
 
 def _places(path: Path, names: list[str]) -> list[str]:
-    """Keys under which the named things lie; none where that cannot be told."""
+    """Keys under which the first of the named things lie; none where that cannot be told."""
     import torch
 
     unknown = {name: type(name, (_Unknown,), {}) for name in names}
     pairs = [(call, name) for name, call in unknown.items()]
     with contextlib.suppress(Exception), torch.serialization.safe_globals([*_harmless(), *pairs]):
         payload = torch.load(path, map_location="cpu", weights_only=True)
-        return _some_of(_find(payload, ""))
+        found = list(itertools.islice(_find(payload, "", set()), _NAMED + 1))
+        return [*found[:_NAMED], "and elsewhere"] if len(found) > _NAMED else found
     return []
 
 
@@ -142,22 +159,19 @@ class _Unknown(StandIn):
     """Of what is to be named."""
 
 
-def _find(value: Any, place: str) -> Iterator[str]:
+def _find(value: Any, place: str, visited: set[int]) -> Iterator[str]:
+    """Where what is to be named lies; what is shared, at the first of its places."""
+    if id(value) in visited:
+        return
     if isinstance(value, _Unknown):
+        visited.add(id(value))
         yield place
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _find(each, f"{place}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for index, each in enumerate(value):
-            yield from _find(each, f"{place}[{index}]")
+    elif isinstance(value, (dict, list, tuple)):
+        visited.add(id(value))
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _find(each, f"{place}[{shorten(key)}]", visited)
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(_some_of(iter(names)))
-
-
-def _some_of(values: Iterator[str]) -> list[str]:
-    found = list(values)
-    more = len(found) - _NAMED
-    return [*found[:_NAMED], f"and {more} more"] if more > 0 else found
+    more = len(names) - _NAMED
+    return ", ".join([*names[:_NAMED], f"and {more} more"] if more > 0 else names)

@@ -167,6 +167,36 @@ def test_what_is_not_plain_is_named_with_its_place(tmp_path, twin, is_zip):
     assert not (tmp_path / "out").exists()
 
 
+def nest(value, kind=list):
+    """It in ten places of a list, which is in ten places of another one, and so on: ten to the fortieth, in a kB."""
+    for _ in range(40):
+        value = kind([value] * 10)
+    return value
+
+
+def test_a_small_file_of_shared_lists_costs_nothing(tmp_path, twin):
+    payload = {**twin.checkpoint(), "all": nest(Trainer()), "more": [Trainer() for _ in range(9)]}
+    torch.save(payload, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"Trainer \(at \['all'\](\[0\])*, \['more'\]\[0\], .*, and elsewhere\); save"):
+        import_checkpoint(tmp_path / "a.pt", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        *[("encoder", "latent_channels"), ("encoder", "in_channels"), ("encoder", "downsampling_steps")],
+        *[("decoder", "activation"), ("decoder", "upsampling_steps"), ("decoder", "heads")],
+    ],
+)
+def test_shared_lists_in_the_config_are_named_in_short(tmp_path, twin, part, field):
+    payload = twin.checkpoint()
+    payload["config"][part][field] = nest(1)
+    torch.save(payload, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=rf"config\.\w+\.{field}(\[0\])? is \[\[\[?\.\.\.") as raised:
+        import_checkpoint(tmp_path / "a.pt", tmp_path / "out")
+    assert len(str(raised.value)) < 1000
+
+
 @pytest.mark.parametrize("call", [os.system, subprocess.Popen, eval, exec], ids=lambda call: call.__name__)
 def test_a_call_is_named_and_not_made(tmp_path, twin, call):
     class Hostile:
