@@ -27,15 +27,17 @@ class Kept(NamedTuple):
       reason: why it does.
       values: a regular expression of what it may hold; elsewhere the library ends with a traceback.
       expected: the same in words.
+      words: those among the values that the library knows in this spelling alone.
     """
 
     reason: str
-    values: str = ".*"
+    values: str = "(?s:.*)"
     expected: str = ""
+    words: tuple[str, ...] = ()
 
 
 def _flag(reason: str) -> Kept:
-    return Kept(reason, "0|1|true|false|t|f|yes|no|y|n|on|off", "true or false")
+    return Kept(reason, "(?i:0|1|true|false|t|f|yes|no|y|n|on|off)", "true or false")
 
 
 def _number(reason: str) -> Kept:
@@ -47,7 +49,11 @@ def _fraction(reason: str) -> Kept:
 
 
 def _choice(reason: str, *values: str) -> Kept:
-    return Kept(reason, "|".join(values), f"one of {', '.join(values)}")
+    return Kept(reason, "|".join(values), f"one of {', '.join(values)}", values)
+
+
+def _cards(reason: str) -> Kept:
+    return Kept(reason, r"all|\d+(,\d+)*", "all, or numbers with commas", ("all",))
 
 
 _PRECISIONS = (
@@ -56,13 +62,14 @@ _PRECISIONS = (
     *("F16_F16_F16", "F16_F16_F32", "BF16_BF16_BF16", "BF16_BF16_F32", "BF16_BF16_F32_X3", "BF16_BF16_F32_X6"),
     *("BF16_BF16_F32_X9", "TF32_TF32_F32", "TF32_TF32_F32_X3", "F32_F32_F32", "F64_F64_F64"),
 )
+_LEVELS = ("NOTSET", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FILTERINGS = ("off", "tracebackhide", "remove_frames", "quiet_remove_frames", "auto")
 
 KEPT = {
     "JAX_PLATFORMS": Kept("which devices compute"),
     "JAX_PLATFORM_NAME": Kept("which devices compute"),
-    "JAX_CUDA_VISIBLE_DEVICES": Kept("which cards compute", r"all|\d+(,\d+)*", "all, or numbers with commas"),
-    "JAX_ROCM_VISIBLE_DEVICES": Kept("which cards compute", r"all|\d+(,\d+)*", "all, or numbers with commas"),
+    "JAX_CUDA_VISIBLE_DEVICES": _cards("which cards compute"),
+    "JAX_ROCM_VISIBLE_DEVICES": _cards("which cards compute"),
     "JAX_NUM_CPU_DEVICES": _number("how many devices the CPU stands for"),
     "JAX_CPU_ENABLE_ASYNC_DISPATCH": _flag("speed alone"),
     "JAX_CPU_GET_LOCAL_TOPOLOGY_TIMEOUT_MINUTES": _number("how long the processes of a run wait for each other"),
@@ -79,6 +86,7 @@ KEPT = {
     "JAX_LOG_COMPILES": _flag("messages alone"),
     "JAX_EXPLAIN_CACHE_MISSES": _flag("messages alone"),
     "JAX_DEBUG_LOG_MODULES": Kept("messages alone"),
+    "JAX_LOGGING_LEVEL": _choice("messages alone", *_LEVELS),
     "JAX_DUMP_IR_TO": Kept("files to look into"),
     "JAX_DUMP_IR_MODES": Kept("files to look into"),
     "JAX_TRACEBACK_FILTERING": _choice("messages alone", *_FILTERINGS),
@@ -166,7 +174,7 @@ def prepare() -> None:
 
 
 def overruled() -> tuple[str, ...]:
-    """The variables that were set and have no say."""
+    """Returns the names of the variables that were set and have no say."""
     return tuple(_overruled)
 
 
@@ -198,11 +206,15 @@ def _kept(name: str) -> Kept | None:
 
 
 def _check(name: str, kept: Kept, environment: MutableMapping[str, str]) -> None:
-    value = environment[name]
+    """Leaves the value as its library reads it: some know one spelling alone, and none wants spaces around it."""
+    given = environment[name].strip()
+    value = next((word for word in kept.words if word.casefold() == given.casefold()), given)
     if not value:  # as good as not set, but not for every library
         del environment[name]
-    elif not re.fullmatch(kept.values, value.strip(), re.IGNORECASE):
-        raise UserError(f"{name} is {value!r} in the environment, expected {kept.expected}")
+    elif not re.fullmatch(kept.values, value):
+        raise UserError(f"{name} is {environment[name]!r} in the environment, expected {kept.expected}")
+    else:
+        environment[name] = value
 
 
 def _choose_folders(environment: MutableMapping[str, str]) -> None:

@@ -90,9 +90,31 @@ def test_let_through(name, value):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [
+        *[("JAX_DEFAULT_MATMUL_PRECISION", "HIGHEST ", "highest"), ("JAX_TRACEBACK_FILTERING", "OFF", "off")],
+        *[("JAX_DEFAULT_MATMUL_PRECISION", "tf32_tf32_f32", "TF32_TF32_F32"), ("JAX_LOG_COMPILES", "Y ", "Y")],
+        *[("JAX_LOGGING_LEVEL", "debug", "DEBUG"), ("JAX_NUM_CPU_DEVICES", " 4\r", "4")],
+        *[("JAX_LOG_COMPILES", "\t", None), ("XLA_FLAGS", "--xla_a\n--xla_b\n", "--xla_a\n--xla_b")],
+        *[("JAX_CUDA_VISIBLE_DEVICES", "All", "all"), ("JAX_PLATFORMS", "cpu\r", "cpu")],
+    ],
+)
+def test_spelled_as_its_library_reads_it(name, value, known):
+    assert overrule(**{name: value}) == ({name: known} if known else {}, [])
+
+
+def test_jax_starts_with_what_is_let_through():
+    spelled = {"JAX_DEFAULT_MATMUL_PRECISION": "HIGHEST", "JAX_TRACEBACK_FILTERING": "OFF", "JAX_LOG_COMPILES": "Y "}
+    result = run("encode", "--help", **spelled, JAX_LOGGING_LEVEL="Error", JAX_CPU_ENABLE_ASYNC_DISPATCH="\tno\r")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("JAX_NUM_CPU_DEVICES", "x", "a whole number"),
+        ("JAX_LOGGING_LEVEL", "loud", "one of NOTSET, DEBUG,"),
         ("JAX_ENABLE_COMPILATION_CACHE", "maybe", "true or false"),
         ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1 s", "a number"),
         ("JAX_DEFAULT_MATMUL_PRECISION", "half", "one of default, high,"),
