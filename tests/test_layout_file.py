@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -110,6 +111,35 @@ else:
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_a_second_header_is_refused_before_anything_is_decoded(tmp_path):
+    plain = save(tmp_path / "a.png", random_layout(32)).read_bytes()
+    larger = png(6000, 6000, 8, 2, bytes(6000 * 18001))  # 103 MiB, in 103 kB
+    # Behind the real header, and with the larger image's pixels in the place of the small one's.
+    (tmp_path / "b.png").write_bytes(plain[:33] + larger[8:])
+    content = read_layout(tmp_path / "b.png", 32)
+    tracemalloc.start()
+    try:
+        for read in (
+            lambda: inspect_layout(tmp_path / "b.png", content),
+            lambda: read_images([tmp_path / "b.png"], 32),
+        ):
+            with pytest.raises(UserError, match=r"b\.png is truncated or damaged: it has a second header"):
+                read()
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    (tmp_path / "b.png").write_bytes(plain[:33] + HARMLESS["many texts"] + larger[8:])
+    with pytest.raises(UserError, match=r"b\.png cannot be read: it has a second header"):
+        read_layout(tmp_path / "b.png", 32)
+
+
+def test_another_size_than_the_headers_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    content = read_layout(save(tmp_path / "a.png", random_layout(32)), 32)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: Image.new("RGB", (64, 32)))  # whatever a PNG may trick it into
+    with pytest.raises(UserError, match="it is 32x32 by its header and 64x32 to decode"):
+        inspect_layout(tmp_path / "a.png", content)
 
 
 def chunk(kind, content, checksum=None):

@@ -20,6 +20,7 @@ from imginav_jax.errors import UserError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
+_HEADER = b"IHDR"
 _RGB = 2
 _ANCILLARY = 0x20  # bit of a chunk's first letter: a decoder may pass over it
 
@@ -60,7 +61,7 @@ def _check_header(path: Path, header: bytes, image_size: int) -> None:
         raise UserError(f"{path} is empty, expected a PNG image")
     if header[:8] != _SIGNATURE:
         raise UserError(f"{path} is not a PNG image")
-    if len(header) < 26 or header[12:16] != b"IHDR":
+    if len(header) < 26 or header[12:16] != _HEADER:
         raise UserError(f"{path} is a truncated PNG image")
     width, height, depth, color_type = struct.unpack(">IIBB", header[16:26])
     if (width, height) != (image_size, image_size):
@@ -74,7 +75,7 @@ def _read_pixel_chunks(file: BinaryIO, limit: int) -> bytes | None:
     """A PNG without the chunks that decide no pixel; None where more than `limit` bytes are left.
 
     Raises:
-      ValueError: a chunk's checksum is wrong.
+      ValueError: a chunk's checksum is wrong, or there is a second header, by which a decoder might go.
     """
     parts, size = [file.read(len(_SIGNATURE))], len(_SIGNATURE)
     while len(head := file.read(8)) == 8:
@@ -82,6 +83,8 @@ def _read_pixel_chunks(file: BinaryIO, limit: int) -> bytes | None:
         if kind.isalpha() and kind[0] & _ANCILLARY and kind != b"tRNS":
             file.seek(length + 4, os.SEEK_CUR)
             continue
+        if kind == _HEADER and len(parts) > 1:
+            raise ValueError("it has a second header")
         size += 12 + length
         if size > limit:
             return None
@@ -97,14 +100,19 @@ def _read_pixel_chunks(file: BinaryIO, limit: int) -> bytes | None:
 
 
 def decode_layout(content: bytes) -> UInt8[np.ndarray, "size size 3"]:
-    """The pixels of a PNG that `read_layout` has returned and `inspect_layout` has passed."""
+    """Returns the pixels of a PNG that `read_layout` has returned and `inspect_layout` has passed."""
     with _open(content) as image:
         return np.array(image.convert("RGB"))
 
 
 def _open(content: bytes) -> Image.Image:
+    """Raises ValueError where there is more to decode than the header says that was checked."""
     chunks = _read_pixel_chunks(io.BytesIO(content), len(content))
-    return Image.open(io.BytesIO(chunks or content), formats=["PNG"])
+    image = Image.open(io.BytesIO(chunks or content), formats=["PNG"])
+    size = struct.unpack(">II", content[16:24])
+    if image.size != size:
+        raise ValueError(f"it is {size[0]}x{size[1]} by its header and {image.width}x{image.height} to decode")
+    return image
 
 
 def inspect_layout(path: Path, content: bytes) -> Pixels:
