@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 
 from imginav_jax import signals, workers
 from imginav_jax.batch import Batch
-from imginav_jax.datasets import layout_record
+from imginav_jax.datasets import layout_record, read_errors
 from imginav_jax.errors import UserError
 
 _MAX_DECODING_THREADS = 8  # each decodes a batch of its own
@@ -46,7 +46,7 @@ class LayoutSource(Sequence[dict[str, Any]]):
     """Random access to one split of a prepared data set."""
 
     def __init__(self, directory: Path, split: str):
-        """UserError where a file of the split is damaged so that it cannot be opened."""
+        """UserError where a file of the split cannot be opened."""
         try:
             builder: Any = tfds.builder_from_directory(directory)
             self._records = builder.as_data_source(split)
@@ -54,8 +54,7 @@ class LayoutSource(Sequence[dict[str, Any]]):
             for first in itertools.accumulate(lengths[:-1], initial=0):  # opened now, not when an epoch is done
                 self._records[first]
         except Exception as error:  # TFDS, protobuf and ArrayRecord have their own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{directory} cannot be read: {reason}; delete it, and it is prepared anew") from None
+            raise read_errors.explain(directory, error) from None
         self._rows: Sequence[int] = range(len(self._records))
         self._read: dict[int, Packed] | None = {} if _fits_in_memory(directory, len(self._records)) else None
 

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from imginav_jax import csv_table
-from imginav_jax.datasets import manifest
+from imginav_jax.datasets import manifest, read_errors
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
-from imginav_jax.errors import UserError
+from imginav_jax.errors import UserError, first_line
 from imginav_jax.outputs import read_json
 
 FORMATS = ("array_record", "npy")
@@ -236,8 +236,7 @@ class StoredLatents:
         except UserError:
             raise
         except Exception as error:  # TFDS and protobuf have their own
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{directory} cannot be read: {reason}; {_REMEDY}") from None
+            raise read_errors.explain(directory, error, _REMEDY) from None
         if found != self.description.examples:
             raise UserError(f"{directory} holds {found} latents, expected {self.description.examples}; {_REMEDY}")
 
@@ -249,7 +248,7 @@ class StoredLatents:
         try:
             record = self._sources[split][index]
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{self.directory} cannot be read: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{self.directory} cannot be read: {first_line(error)}") from None
         if self.description.format == "array_record":
             texts = (record[key].decode() for key in ("scene_id", "room_id", "layout_id"))
             return Example(record["latent"], manifest.TYPES[int(record["type"])], *texts)

@@ -2,6 +2,8 @@
 
 import errno
 import itertools
+import os
+import resource
 import shutil
 
 import grain
@@ -11,7 +13,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from imginav_jax import input_pipeline
-from imginav_jax.datasets import layout_record, preparation
+from imginav_jax.datasets import layout_record, preparation, read_errors
 from imginav_jax.errors import UserError
 from imginav_jax.input_pipeline import Part
 
@@ -130,3 +132,47 @@ def test_a_damaged_file_is_noticed_before_the_first_step(data, tmp_path, split):
         path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match=r"cannot be read: .*; delete it, and it is prepared anew"):
         input_pipeline.LayoutSource(directory, split)
+
+
+def test_whole_files_are_not_called_damaged_where_no_more_can_be_opened(data):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        with pytest.raises(UserError) as raised:
+            input_pipeline.LayoutSource(data.directory, preparation.TRAIN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert str(raised.value).startswith(f"{data.directory} cannot be read: [Errno 24] Too many open files")
+    assert "delete" not in str(raised.value)
+
+
+def caused_by(cause):
+    error = OSError("Could not read dataset info from a/dataset_info.json")  # as TFDS's, without a number
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "is_damage"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "[Errno 13] Permission denied", False),
+        (OSError(errno.ESTALE, "Stale file handle"), "[Errno 116] Stale file handle", False),
+        (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error", False),
+        (RuntimeError("open() failed: Permission denied; opening a"), "open() failed: Permission denied", False),
+        (RuntimeError("read() failed: Stale file handle; reading a"), "read() failed: Stale file handle", False),
+        (caused_by(OSError(errno.EMFILE, "Too many open files")), "[Errno 24] Too many open files", False),
+        (MemoryError(), "MemoryError", False),
+        (caused_by(FileNotFoundError(errno.ENOENT, "No such file")), "Could not read dataset info", True),
+        (IsADirectoryError(errno.EISDIR, "Is a directory"), "[Errno 21] Is a directory", True),
+        (RuntimeError("open() failed: No such file or directory; opening a"), "open() failed: No such file", True),
+        (RuntimeError("ArrayRecord file should be at least 64KB big"), "ArrayRecord file should", True),
+        (ValueError(" \nCannot restore\nmore"), "Cannot restore;", True),
+        (KeyError(), "KeyError;", True),
+    ],
+)
+def test_only_files_that_are_damaged_or_missing_are_to_be_deleted(tmp_path, error, reason, is_damage):
+    message = str(read_errors.explain(tmp_path, error))
+    assert message.startswith(f"{tmp_path} cannot be read: {reason}")
+    assert message.endswith("; delete it, and it is prepared anew") == is_damage

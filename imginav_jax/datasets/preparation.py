@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import tensorflow_datasets as tfds
 
 from imginav_jax import ownership
-from imginav_jax.datasets import file_list, imginav_layouts, layout_file, palette, split, synthetic
+from imginav_jax.datasets import file_list, imginav_layouts, layout_file, palette, read_errors, split, synthetic
 from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
 from imginav_jax.datasets.manifest import Manifest, Row, read_manifest
 from imginav_jax.errors import UserError
@@ -104,12 +104,11 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
 
 
 def _read_facts(directory: Path) -> dict[str, Any]:
-    """UserError where the files that describe a prepared data set are damaged."""
+    """UserError where the files that describe a prepared data set cannot be read."""
     try:
         return dict(tfds.builder_from_directory(directory).info.metadata or {})
     except Exception as error:  # TFDS and protobuf have their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{directory} cannot be read: {reason}; delete it, and it is prepared anew") from None
+        raise read_errors.explain(directory, error) from None
 
 
 def prepared_directory(cache_dir: Path, key: str) -> Path:
