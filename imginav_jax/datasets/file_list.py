@@ -9,14 +9,18 @@ FILE_NAME = "files.json"
 
 
 def write(folder: Path) -> None:
-    """Lists all files in the folder and below it, with their sizes in bytes."""
+    """Lists all files in the folder and below it, with their sizes in bytes.
+
+    Raises:
+      OSError: the folder cannot be read or written.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     atomic.write(folder / FILE_NAME, json.dumps(sizes).encode())
 
 
 def find_missing(folder: Path) -> list[str] | None:
-    """The listed files that are gone or of another size; None where there is no list.
+    """Returns the names of the listed files that are gone or of another size; None where there is no list.
 
     Raises:
       OSError: the folder cannot be read.
@@ -30,9 +34,13 @@ def find_missing(folder: Path) -> list[str] | None:
     return [name for name, size in sizes.items() if size_of(folder / name) != size]
 
 
-def size_of(path: Path) -> int:
-    """In bytes; 0 where there is no such file."""
+def size_of(path: Path) -> int | None:
+    """Returns a file's size in bytes; None where there is no such file.
+
+    Raises:
+      OSError: its folder cannot be read.
+    """
     try:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return None
