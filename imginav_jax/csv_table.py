@@ -8,7 +8,6 @@ that can mean nothing else.
 import codecs
 import csv
 import dataclasses
-import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +48,7 @@ class Table:
     is_cut: bool = False
 
     def find(self, expected: Sequence[str]) -> list[int]:
-        """Where each of these columns stands; upper and lower case are the same.
+        """Finds each of these columns and returns its index in a row; upper and lower case are the same.
 
         Raises:
           UserError: one is missing or stands twice.
@@ -70,7 +69,7 @@ class Table:
 
 
 def read(path: Path, expected: Sequence[str], name: str) -> Table:
-    """The table in a file.
+    """Reads a file and returns the table in it.
 
     Args:
       path: of the file.
@@ -170,7 +169,7 @@ def _join(lines: list[str], start: int, delimiter: str, count: int, problems: di
     A quote that was never closed swallows rows up to the next quote.  Then at least two of the lines have as many
     values as a row has.
     """
-    rest = (f"{line}\n" for line in itertools.islice(lines, start, None))
+    rest = (f"{lines[number]}\n" for number in range(start, len(lines)))  # islice would walk there, for every row
     reader = csv.reader(rest, delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         values = next(reader)

@@ -3,6 +3,7 @@
 import pytest
 
 from conftest import COLUMNS
+from imginav_jax import csv_table
 from imginav_jax.datasets.manifest import read_manifest
 from imginav_jax.errors import UserError
 
@@ -176,6 +177,32 @@ def test_a_quote_that_is_never_closed_swallows_no_row(tmp_path, kind):
     manifest = read_manifest(tmp_path / "layouts.csv")
     assert manifest.problems == [(line, "a quote is opened in this line and never closed") for line in bad]
     assert [row.line for row in manifest.rows] == [line for line in range(2, 7) if line not in bad]
+
+
+def count_looks(bad_rows):
+    """How often a line is looked at in a table of this many rows whose quotes are never closed."""
+    looks = 0
+
+    class Lines(list):
+        def __iter__(self):
+            nonlocal looks
+            for line in super().__iter__():
+                looks += 1
+                yield line
+
+        def __getitem__(self, index):
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(index)
+
+    table = csv_table.Table("layouts.csv", list(COLUMNS))
+    csv_table._read_records(table, Lines(['s,room,1,"a.png,false'] * bad_rows), 0, ",", {})
+    assert [line for line, _ in table.problems] == list(range(1, bad_rows + 1))
+    return looks
+
+
+def test_a_line_is_looked_at_as_often_in_a_long_table_of_bad_rows_as_in_a_short_one():
+    assert count_looks(400) < 3 * count_looks(200)
 
 
 def test_a_swallowed_row_is_noticed_in_an_ignored_column_too(tmp_path):
