@@ -11,7 +11,7 @@ _farewell = ""
 
 
 def outlive_readers() -> None:
-    """For commands: what cannot be written to stdout or stderr any more is dropped, and neither refuses a letter.
+    """Replaces stdout and stderr, for commands, by streams that drop what nobody takes and refuse no letter.
 
     `command | head -1` closes its pipe, a terminal goes away, a disk is full.  Without, every line would be an error,
     and so would be Python's end.
@@ -22,7 +22,7 @@ def outlive_readers() -> None:
 
 
 def say_when_lost(farewell: str) -> None:
-    """From now on `farewell` is a line on stderr, once, when stdout can no longer be written."""
+    """Makes `farewell` a line on stderr, once, when stdout can no longer be written."""
     global _farewell
     _farewell = farewell
 

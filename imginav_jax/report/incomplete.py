@@ -51,15 +51,20 @@ class Incomplete:
 
     @property
     def where(self) -> str:
-        """Ends a sentence about it."""
+        """Returns the end of a sentence about it."""
         return f": see {self.log}" if self.log else ""
 
     def describe(self) -> str:
+        """Returns what the decision says of it."""
         return f"{self.text} {self.what}{self.where}"
 
 
 def resolve(texts: Sequence[str]) -> list[Expected]:
-    """UserError for an experiment that configs/phase1_2.py does not know."""
+    """Makes the experiments that were to be run of what was typed; what stands twice is one.
+
+    Raises:
+      UserError: configs/phase1_2.py does not know one.
+    """
     get_config = runpy.run_path(str(_CONFIG))["get_config"]
     found = []
     for text in dict.fromkeys(texts):
@@ -76,7 +81,7 @@ def resolve(texts: Sequence[str]) -> list[Expected]:
 
 
 def find_log(name: str, workdir: Path | None, work: Path | None) -> Path | None:
-    """The log of a run.
+    """Finds the log of a run and returns its absolute path: its own, or else the folder of the jobs' logs, or None.
 
     Args:
       name: of the run.
