@@ -15,7 +15,7 @@ from imginav_jax import checkpoints, evaluate, input_pipeline, model, screen, we
 from imginav_jax.batch import Batch
 from imginav_jax.compiled import batch_sharding, describe_devices, explain_out_of_memory, peak_memory_mib
 from imginav_jax.datasets import layout_record
-from imginav_jax.errors import RunError
+from imginav_jax.errors import RunError, first_line
 from imginav_jax.evaluate import Evaluation
 from imginav_jax.experiment import Config
 from imginav_jax.log_file import LogFile
@@ -110,8 +110,7 @@ def read_batches(run: Run) -> Generator[Batch, None, None]:
     except Exception as error:  # a worker's end, a disk's failure, a damaged record
         if run.agreement.is_wanted and jax.process_count() == 1:
             return
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"a batch soon after step {run.position.step} cannot be read: {reason}") from error
+        raise RunError(f"a batch soon after step {run.position.step} cannot be read: {first_line(error)}") from error
 
 
 def _evaluate_given(run: Run, state: TrainState) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from imginav_jax import atomic
 from imginav_jax.benchmark import results as benchmark_results
 from imginav_jax.benchmark.results import Benchmark
+from imginav_jax.datasets import read_errors
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
 from imginav_jax.errors import UserError
 from imginav_jax.experiment import Config
@@ -89,8 +90,7 @@ def _open_data(trained: TrainedRun) -> tuple[LayoutSource, LayoutSource, list[st
         validation = LayoutSource(directory, VALIDATION)
         return LayoutSource(directory, TRAIN), validation, validation.scene_ids()
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{directory} cannot be read: {reason}; delete it, and it is prepared anew") from None
+        raise read_errors.explain(directory, error) from None
 
 
 def _find_benchmarks(found: Found) -> list[Benchmark]:
