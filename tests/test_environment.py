@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import jax
-import matplotlib as mpl
 import numpy as np
 import pytest
 
@@ -105,9 +104,11 @@ def test_spelled_as_its_library_reads_it(name, value, known):
 
 def test_jax_starts_with_what_is_let_through():
     spelled = {"JAX_DEFAULT_MATMUL_PRECISION": "HIGHEST", "JAX_TRACEBACK_FILTERING": "OFF", "JAX_LOG_COMPILES": "Y "}
-    result = run("encode", "--help", **spelled, JAX_LOGGING_LEVEL="Error", JAX_CPU_ENABLE_ASYNC_DISPATCH="\tno\r")
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    given = {**os.environ, **spelled, "JAX_LOGGING_LEVEL": "Error", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "\tno\r"}
+    environment.overrule(given)
+    program = "import jax; print(jax.config.jax_default_matmul_precision, jax.config.jax_logging_level)"
+    result = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("highest ERROR\n", "")
 
 
 @pytest.mark.parametrize(
@@ -214,18 +215,14 @@ def test_a_matplotlibrc_changes_no_figure(tmp_path):
         text=True,
         check=True,
     )
-    from imginav_jax.report import figures
-
-    assert figures
-    expected = {name: value for name, value in mpl.rcParams.items() if name != "backend"}
-    for name in ("text.usetex", "savefig.dpi", "lines.linewidth", "font.size"):
-        assert f"{name!r}: {expected[name]!r}," in found.stdout
+    for setting in ("'text.usetex': False", "'savefig.dpi': 110.0", "'lines.linewidth': 1.5", "'font.size': 9.0"):
+        assert f"{setting}," in found.stdout
 
 
 @pytest.mark.parametrize(
     ("command", "redirection"),
     [
-        *[("main --help", "2>&1 | head -1"), ("encode --help", "| head -1"), ("encode --help", "2>&1 | true")],
+        *[("main --help", "2>&1 | head -1"), ("encode --help", "| head -1"), ("preflight --help", "2>&1 | true")],
         *[
             ("cards", "2>&1 | head -1"),
             ("cards", "| true"),

@@ -31,6 +31,20 @@ SETTINGS = {
     "samples.count": 2,
 }
 MEASURED = ("images_per_second", "epoch_seconds", "peak_memory_mib")  # columns that differ from run to run
+# Commands in one process: starting each takes longer than what it does.  The package is imported as by `python -m`.
+IN_TURN = """
+import json, runpy, sys
+sys.argv = ["-m"]
+import imginav_jax
+for module, *sys.argv[1:] in json.loads(sys.stdin.read()):
+    sys.argv[0] = module
+    try:
+        runpy.run_module(f"imginav_jax.{module}", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            raise
+    print(f"{module} has ended well", flush=True)
+"""
 _INJECT = Path(__file__).with_name("inject.py")
 
 
@@ -168,6 +182,20 @@ def begun_once(tmp_path_factory, cache):
     code, output = place.run("signal:USR2:step:9")
     assert code == 75, output
     return place
+
+
+@pytest.fixture(scope="session")
+def quick_report(tmp_path_factory):
+    """A report's config with little to compute."""
+    path = tmp_path_factory.mktemp("config") / "quick_report.py"
+    path.write_text(f"""import runpy
+
+def get_config():
+    config = runpy.run_path({str(ROOT / "configs" / "report.py")!r})["get_config"]()
+    config.probe.steps, config.bootstrap.samples = 20, 50
+    return config
+""")
+    return path
 
 
 @pytest.fixture

@@ -92,9 +92,9 @@ def run(folder, module, *arguments, **variables):
     return result.stdout
 
 
-def encode_and_report(folder, place, variables):
+def encode_and_report(folder, place, config, variables):
     run(folder, "encode", place.work, "--out", folder / "latents", "--dtype=float32", **variables)
-    run(folder, "report", place.work, "--out", folder / "report", **variables)
+    run(folder, "report", place.work, "--out", folder / "report", "--config", config, **variables)
 
 
 def train(place):
@@ -114,16 +114,16 @@ def proxy():
 
 
 @pytest.mark.fault(30, "training, encode and report where every variable that they read is set against them")
-def test_hostile_environment(place, whole, counted, tmp_path):
+def test_hostile_environment(place, whole, quick_report, counted, tmp_path):
     elsewhere = tmp_path / "ä folder"
     elsewhere.mkdir()
     (elsewhere / "matplotlibrc").write_text(MATPLOTLIBRC)
     place.folder = elsewhere / "rün"
     with proxy() as address, ThreadPoolExecutor(1) as beside:
-        undisturbed = beside.submit(encode_and_report, tmp_path, whole, {})
+        undisturbed = beside.submit(encode_and_report, tmp_path, whole, quick_report, {})
         hostile = {**HOSTILE, "http_proxy": address, "https_proxy": address, "all_proxy": address}
         run(elsewhere, "main", *train(place), **hostile)
-        encode_and_report(elsewhere, place, hostile)
+        encode_and_report(elsewhere, place, quick_report, hostile)
         undisturbed.result()
     assert place.end_state() == whole.end_state()
     assert list(place.work.glob("events*")), "TensorBoard's file"

@@ -1,5 +1,6 @@
 """What people's folders do to a run: files that a purge has taken, and folders that may only be read."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from conftest import ROOT
+from faults.conftest import IN_TURN
 from faults.test_kills import children_of
 from faults.test_signals import wait_for_the_end_of_group
 from imginav_jax.datasets import preparation
@@ -19,13 +21,13 @@ CAN_UNSHARE = subprocess.run(["unshare", "-m", "true"], capture_output=True, che
 in_a_namespace = pytest.mark.skipif(not CAN_UNSHARE, reason="this user may not mount anything")
 
 
-def run_in_namespace(mounts, module, *arguments):
-    """Exit code and output of a command that sees other mounts than this process does."""
-    command = [sys.executable, "-m", f"imginav_jax.{module}", *map(str, arguments)]
+def run_in_namespace(mounts, *commands):
+    """Exit code and output of commands, in turn, that see other mounts than this process does."""
     script = "\n".join(["set -e", *mounts, 'exec "$@"'])
     done = subprocess.run(
-        ["unshare", "-m", "bash", "-c", script, "namespace", *command],
+        ["unshare", "-m", "bash", "-c", script, "namespace", sys.executable, "-c", IN_TURN],
         cwd=ROOT,
+        input=json.dumps([[str(each) for each in command] for command in commands]),
         capture_output=True,
         text=True,
         timeout=300,
@@ -75,29 +77,34 @@ READERS = {
     "decode": ("OUT/latents", "--out", "OUT/pictures", "--count", "2"),
     "latent_colors": ("OUT/latents", "--out", "OUT/colors.png"),
     "export_torch": ("WORK", "--out", "OUT/model.pt"),
-    "report": ("PHASE", "--out", "OUT/report"),
+    "report": ("PHASE", "--out", "OUT/report", "--config", "CONFIG"),
 }
 
 
 @in_a_namespace
 @pytest.mark.fault(37, "a run, its phase folder and its data set that may only be read")
-def test_what_only_reads_a_run_needs_no_right_to_write(whole, tmp_path, counted):
+def test_what_only_reads_a_run_needs_no_right_to_write(whole, quick_report, tmp_path, counted):
     layout = next(whole.cache.glob("synthetic-*/layouts/*.png"))
     mounts = read_only(whole.folder, whole.cache)
-    code, output = run_in_namespace(mounts, "encode", whole.work, "--out", tmp_path / "latents")
+    places = {"WORK": whole.work, "PHASE": whole.folder / "phase", "LAYOUT": layout, "CONFIG": quick_report}
+    readers = [
+        [module, *(places.get(each) or each.replace("OUT/", f"{tmp_path}/") for each in arguments)]
+        for module, arguments in READERS.items()
+    ]
+    code, output = run_in_namespace(mounts, ["encode", whole.work, "--out", tmp_path / "latents"], *readers)
     assert code == 0, output
+    assert [line for line in output.splitlines() if line.endswith(" has ended well")] == [
+        f"{module} has ended well" for module in ("encode", *READERS)
+    ]
     assert f"The statistics are in {tmp_path / 'latents'} alone" in output
     assert (tmp_path / "latents" / "latent_statistics.json").exists()
-    places = {"WORK": whole.work, "PHASE": whole.folder / "phase", "LAYOUT": layout, "OUT": tmp_path}
-    for module, arguments in READERS.items():
-        named = [str(places.get(each) or each.replace("OUT/", f"{tmp_path}/")) for each in arguments]
-        code, output = run_in_namespace(mounts, module, *named)
-        assert code == 0, f"{module}: {output}"
-    code, output = run_in_namespace(mounts, "report", whole.folder / "phase")
+    for name in ("figure.png", "pictures", "colors.png", "model.pt", "report/index.html"):
+        assert (tmp_path / name).exists(), output
+    code, output = run_in_namespace(mounts, ["report", whole.folder / "phase"])
     assert code == 1
     assert f"error: --out {whole.folder / 'phase' / 'report'} cannot be written: Read-only file system" in output
     assert "Measuring" not in output
-    code, output = run_in_namespace(mounts, "encode", whole.work, "--out", whole.folder / "latents")
+    code, output = run_in_namespace(mounts, ["encode", whole.work, "--out", whole.folder / "latents"])
     assert code == 1
     assert "Traceback" not in output
     counted(len(READERS) + 3)
