@@ -22,7 +22,7 @@ def start(path, error=None, opened=True):
         logger.info("said before, %d", 1)
         if opened:
             log.open()
-        logger.info("said after, %s", "ü\udcff")
+        logger.info("said after, %s", "ü")
         if error is not None:
             raise error
 
@@ -33,7 +33,7 @@ def test_each_start_is_appended_with_what_was_said_before_it_was_opened(tmp_path
     monkeypatch.setenv("LSB_JOBINDEX", "0")
     start(path)
     first = path.read_text()
-    assert first.count("said before, 1") == first.count("said after, ü\\udcff") == 1
+    assert first.count("said before, 1") == first.count("said after, ü") == 1
     places = [first.index(each) for each in ("==== started", "said before", "said after", "==== ended")]
     assert places == sorted(places)
     assert ", LSF job 101 ====" in first
