@@ -13,8 +13,11 @@ from imginav_jax.signals import Interrupted
 
 
 @pytest.fixture(autouse=True)
-def talkative(monkeypatch):
-    monkeypatch.setattr(logger, "level", logging.INFO)
+def talkative():
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    yield
+    logger.setLevel(before)
 
 
 def start(path, error=None, opened=True):
