@@ -48,7 +48,7 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _conv_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    x_gradient = direct.conv_by_columns(gradient, _flip(kernel))
+    x_gradient = direct.conv_by_columns(gradient, direct.flip(kernel))
     return x_gradient, direct.kernel_gradient(x, gradient, kernel.shape[0])
 
 
@@ -69,7 +69,7 @@ def _downsample_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Ar
 def _downsample_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     # The transpose of a strided convolution is the transposed one with the kernel flipped and its channels swapped.
-    x_gradient = direct.upsample_by_phase(gradient, _flip(kernel))
+    x_gradient = direct.upsample_by_phase(gradient, direct.flip(kernel))
     return x_gradient, direct.kernel_gradient(x, gradient, 4, stride=2)
 
 
@@ -89,15 +89,11 @@ def _upsample_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arra
 
 def _upsample_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    x_gradient = direct.downsample(gradient, _flip(kernel))
-    return x_gradient, _flip(direct.kernel_gradient(gradient, x, 4, stride=2))
+    x_gradient = direct.downsample(gradient, direct.flip(kernel))
+    return x_gradient, direct.flip(direct.kernel_gradient(gradient, x, 4, stride=2))
 
 
 _upsample.defvjp(_upsample_forward, _upsample_backward)
-
-
-def _flip(kernel: Array) -> Array:
-    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def _suits_winograd(x: Array, kernel: Array, tile: int) -> bool:

@@ -10,6 +10,7 @@ On the CPU, XLA multiplies matrices near the processor's limit, but
 Kernels are HWIO, images NHWC; around an image are as many zeros as keep, halve or double its size.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -27,9 +28,32 @@ def downsample(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"
     return lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=_DIMENSIONS)
 
 
+@jax.custom_vjp
 def upsample(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b 2*h 2*w cout"]:
-    pads = [(2, 2), (2, 2)]
-    return lax.conv_general_dilated(x, kernel, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS)
+    """Computes the transposed convolution as what it is, `downsample`'s gradient for its input.
+
+    XLA gives cuDNN a gradient where it finds the kernel reversed, which the barrier keeps it from simplifying away: a
+    convolution of an image with zeros in between has four times the products, and its kernel's gradient, with a window
+    as large as the image, takes longer than all the rest of a training step.
+    """
+    b, h, w, _ = x.shape
+    image = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, kernel.shape[-1]), x.dtype)
+    flipped = lax.optimization_barrier(flip(kernel))
+    return jax.linear_transpose(lambda image: downsample(image, flipped), image)(x)[0]
+
+
+def _upsample_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return upsample(x, kernel), (x, kernel)
+
+
+def _upsample_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    flipped = flip(kernel)
+    (of_flipped,) = jax.linear_transpose(lambda flipped: downsample(gradient, flipped), flipped)(x)
+    return downsample(gradient, flipped), flip(of_flipped)
+
+
+upsample.defvjp(_upsample_forward, _upsample_backward)
 
 
 def upsample_by_phase(
@@ -65,6 +89,11 @@ def kernel_gradient(
     if stride == 1 and x.shape[-1] > y.shape[-1]:  # the wider of the two fills the registers
         return _correlate(_pad(y, size // 2), x)[::-1, ::-1].swapaxes(2, 3)
     return _correlate(_pad(x, (size - stride + 1) // 2), y, stride)
+
+
+def flip(kernel: Float[Array, "k k cin cout"]) -> Float[Array, "k k cout cin"]:
+    """Returns the kernel of a convolution's transpose: rows and columns reversed, channels swapped."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def _conv(x: Array, kernel: Array, columns: int) -> Array:

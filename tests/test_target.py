@@ -8,9 +8,9 @@ from imginav_jax import convolutions, target
 
 
 def dilations(convolution):
-    """Of the inputs of every convolution in `convolution`'s gradient: (2, 2) where zeros are put between them."""
+    """Whether zeros are put between the inputs, of every convolution in `convolution` and its gradient."""
     x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((4, 4, 2, 2))
-    gradient = jax.grad(lambda x, kernel: convolution(x, kernel).sum(), (0, 1))
+    gradient = jax.value_and_grad(lambda x, kernel: convolution(x, kernel).sum(), (0, 1))
     lines = jax.jit(gradient).lower(x, kernel).as_text().splitlines()
     return ["lhs_dilate = [2, 2]" in line for line in lines if "stablehlo.convolution" in line]
 

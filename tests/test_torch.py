@@ -98,10 +98,10 @@ def test_the_rivals_evaluation_finds_what_ours_does():
     config, params = ours_of(twin)
     ours = jax.jit(functools.partial(steps.eval_step, config=config))(params, batch)
     job = Job("cpu", "float32", True, 16, 16, 3, 1e-4, 0.01, tuple(steps.LossWeights()))
-    works, _ = torch_worker.make_works(job, {**tensors_of(twin), "images": batch.image, "types": batch.type})
+    works, _, first = torch_worker.make_works(job, {**tensors_of(twin), "images": batch.image, "types": batch.type})
     loss, confusion, correct = works["eval"]()
     terms = steps.weigh_losses(jax.tree.map(jnp.mean, ours.losses), steps.LossWeights())
-    assert float(loss) == pytest.approx(float(sum(terms)), rel=1e-5)
+    assert first == float(loss) == pytest.approx(float(sum(terms)), rel=1e-5)
     moved = np.abs(confusion.numpy().reshape(10, 10) - np.asarray(ours.confusion)).sum() / 2  # by rounding
     assert confusion.sum() == np.asarray(ours.confusion).sum() == batch.image[..., 0].size
     assert moved <= 1e-3 * batch.image[..., 0].size

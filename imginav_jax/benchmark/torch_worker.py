@@ -39,28 +39,31 @@ def main(folder: Path) -> None:
         sys.exit("PyTorch finds no CUDA device, though JAX does; install a build of PyTorch for CUDA")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job.allow_tf32
     torch.backends.cudnn.benchmark = True
-    works, form = make_works(job, arrays)
-    ready = Ready(form, float(works["eval"]()[0]))
+    works, form, loss = make_works(job, arrays)
+    ready = Ready(form, loss)
     samplers = {name: make_sampler(work, _waiter(job)) for name, work in works.items()}
     print(json.dumps(dataclasses.asdict(ready)), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(samplers[line.strip()]()), file=answers, flush=True)
 
 
-def make_works(job: Job, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Work], str]:
-    """The works, and what form PyTorch runs them in."""
+def make_works(job: Job, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Work], str, float]:
+    """Returns the works, the form that PyTorch runs them in, and the loss of the batch with the weights as given."""
     autocast = job.device == "cuda" and job.precision != "float32"
     form = f"PyTorch {torch.__version__}, channels last, {job.precision if autocast else 'float32'}"
-    if job.device != "cuda":
-        return _make_works(job, arrays, lambda function: function), f"{form}, eager, {torch.get_num_threads()} threads"
-    try:
-        works = _make_works(job, arrays, torch.compile)
-        for work in works.values():
-            work()
-        return works, f"{form}, torch.compile"
-    except Exception as error:  # whatever a missing compiler or an old card provokes
-        form = f"{form}, eager (torch.compile: {first_line(error)})"
-        return _make_works(job, arrays, lambda function: function), form
+    if job.device == "cuda":
+        try:
+            works = _make_works(job, arrays, torch.compile)
+            loss = float(works["eval"]()[0])  # before training, which changes the weights
+            for name in ("encode", "train"):
+                works[name]()
+            return works, f"{form}, torch.compile", loss
+        except Exception as error:  # whatever a missing compiler or an old card provokes
+            form = f"{form}, eager (torch.compile: {first_line(error)})"
+    else:
+        form = f"{form}, eager, {torch.get_num_threads()} threads"
+    works = _make_works(job, arrays, lambda function: function)
+    return works, form, float(works["eval"]()[0])
 
 
 def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[Any], Any]) -> dict[str, Work]:
