@@ -2,13 +2,15 @@
 
 import contextlib
 import contextvars
+import logging
 import os
 from collections.abc import Iterator
 
 import jax
 
 from imginav_jax import allocator
-from imginav_jax.errors import UserError
+from imginav_jax.errors import UserError, first_line
+from imginav_jax.progress import logger
 
 if allocator.is_keeping_freed_memory():
     # On the CPU the thread that calls a program starts it too, instead of one whose heap may not grow.
@@ -21,11 +23,14 @@ _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform
 def require_devices() -> None:
     """Finds the devices that the environment names, as JAX does when it is first used.
 
+    A plugin of JAX that cannot be used here is a line of the log, where JAX itself would print a traceback.
+
     Raises:
       UserError: there are none, or JAX cannot use them.
     """
     try:
-        jax.local_devices()
+        with _without_tracebacks() as failures:
+            jax.local_devices()
     except (RuntimeError, AssertionError, ValueError) as error:
         named = [f"{name}={os.environ[name]}" for name in _CHOICES if os.environ.get(name)]
         reason = (
@@ -34,6 +39,26 @@ def require_devices() -> None:
         )
         asked = f"{' '.join(named)} is in the environment, and " if named else ""
         raise UserError(f"{asked}JAX finds no device to compute on: {' '.join(reason.split())}") from None
+    for failure in failures:
+        logger.warning("Warning      JAX cannot use a kind of device that it is installed for: %s", failure)
+
+
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[list[str]]:
+    """Collects the first lines of the exceptions that JAX would log while it looks for devices."""
+    failures = []
+
+    def collect(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            failures.append(f"{record.getMessage()}: {first_line(record.exc_info[1])}")
+        return not record.exc_info
+
+    log = logging.getLogger("jax._src.xla_bridge")
+    log.addFilter(collect)
+    try:
+        yield failures
+    finally:
+        log.removeFilter(collect)
 
 
 def platform() -> str:

@@ -1,10 +1,13 @@
 """A program for a platform that is not here takes that one's convolutions and compiler options."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from imginav_jax import convolutions, target
+from imginav_jax import convolutions, progress, target
+from imginav_jax.errors import UserError
 
 
 def dilations(convolution):
@@ -48,3 +51,26 @@ def test_the_target_is_what_it_was_after_an_error():
     with pytest.raises(KeyError), target.compile_for("gpu"):
         raise KeyError
     assert target.platform() == jax.default_backend()
+
+
+@pytest.mark.parametrize("is_fatal", [False, True])
+def test_a_plugin_that_cannot_be_used_is_one_line(monkeypatch, capfd, caplog, is_fatal):
+    def find():
+        try:
+            raise AssertionError("no driver")
+        except AssertionError:
+            logging.getLogger("jax._src.xla_bridge").exception("Jax plugin configuration error: cuda")
+        if is_fatal:
+            raise RuntimeError("Unknown backend cuda (set JAX_PLATFORMS='' to choose)")
+
+    monkeypatch.setattr(jax, "local_devices", find)
+    monkeypatch.setattr(progress.logger, "propagate", True)
+    if is_fatal:
+        with pytest.raises(UserError, match=r"JAX finds no device to compute on: Unknown backend cuda$"):
+            target.require_devices()
+        assert not caplog.records
+    else:
+        target.require_devices()
+        (record,) = caplog.records
+        assert record.getMessage().endswith("Jax plugin configuration error: cuda: no driver")
+    assert "Traceback" not in capfd.readouterr().err
