@@ -2,8 +2,9 @@
 
 import sys
 
-from imginav_jax import allocator, environment, streams
-from imginav_jax.errors import UserError
+from imginav_jax.devices import allocator
+from imginav_jax.system import environment, streams
+from imginav_jax.system.errors import UserError
 
 if sys.argv[:1] == ["-m"]:  # while Python looks for a command of this package, which may import JAX first of all
     streams.outlive_readers()

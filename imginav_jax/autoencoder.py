@@ -9,13 +9,17 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imginav_jax import latent_statistics, outputs, steps, target, weights
-from imginav_jax.errors import UserError
-from imginav_jax.latent_statistics import LatentStatistics
-from imginav_jax.model import AutoencoderConfig, Params
-from imginav_jax.new_directory import expand_user
-from imginav_jax.steps import Reconstruction
-from imginav_jax.weights import Weights
+from imginav_jax.devices import target
+from imginav_jax.models import inference, latent_statistics
+from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.models.inference import Reconstruction
+from imginav_jax.models.latent_statistics import LatentStatistics
+from imginav_jax.models.network import Params
+from imginav_jax.runs import weights
+from imginav_jax.runs.weights import Weights
+from imginav_jax.system import files
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
 
 BATCH_SIZE = 4  # images a call of the device
 
@@ -32,8 +36,8 @@ class Autoencoder:
         self.config: AutoencoderConfig = loaded.config
         self._weights, self._directory, self._batch_size = loaded, directory, batch_size
         jit = functools.partial(jax.jit, compiler_options=target.compiler_options())
-        self._encode = jit(functools.partial(steps.encode, config=loaded.config))
-        self._decode = jit(functools.partial(steps.decode, config=loaded.config))
+        self._encode = jit(functools.partial(inference.encode, config=loaded.config))
+        self._decode = jit(functools.partial(inference.decode, config=loaded.config))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -95,7 +99,7 @@ class Autoencoder:
         if not path.exists():
             raise UserError(f"{path.parent} has no statistics of its latents; {how}")
         try:
-            found = LatentStatistics.load(outputs.read_json(path))
+            found = LatentStatistics.load(files.read_json(path))
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path} does not hold statistics of latents; {how}") from None
         if found.origin.get("digest") != self.digest:

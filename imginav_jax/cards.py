@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from imginav_jax.errors import UserError
+from imginav_jax.system.errors import UserError
 
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -8,9 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from imginav_jax import torch_config, torch_tensors, weights
-from imginav_jax.errors import UserError
-from imginav_jax.new_directory import check_is_new, expand_user
+from imginav_jax.pytorch import architecture
+from imginav_jax.pytorch import tensors as torch_tensors
+from imginav_jax.runs import weights
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import check_is_new, expand_user
 
 
 def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> weights.Weights:
@@ -28,7 +30,7 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
     tensors = torch_tensors.from_params(loaded.config, loaded.params)
     payload = {
         "state_dict": {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()},
-        "config": torch_config.make_config(loaded.config),
+        "config": architecture.make_config(loaded.config),
     }
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from imginav_jax import model, target, torch_config, torch_pickle, torch_tensors, weights
-from imginav_jax.errors import UserError
-from imginav_jax.new_directory import check_is_new, expand_user
+from imginav_jax.devices import target
+from imginav_jax.models import architecture, network
+from imginav_jax.pytorch import architecture as torch_config
+from imginav_jax.pytorch import tensors as torch_tensors
+from imginav_jax.pytorch import torch_pickle
+from imginav_jax.runs import weights
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import check_is_new, expand_user
 
 
-def import_checkpoint(path: Path, out: Path) -> model.AutoencoderConfig:
+def import_checkpoint(path: Path, out: Path) -> architecture.AutoencoderConfig:
     """Reads a PyTorch checkpoint and writes `out`, which `autoencoder.load` and `--config.init_from` take.
 
     Raises:
@@ -74,7 +79,7 @@ def main() -> None:
         config = import_checkpoint(expand_user(arguments.checkpoint), expand_user(arguments.out))
     except UserError as error:
         sys.exit(f"error: {error}")
-    count = model.parameter_count(model.abstract_params(config))
+    count = network.parameter_count(network.abstract_params(config))
     heads = ", ".join(head.name for head in config.heads) or "none"
     print(
         f"{arguments.out}: {count:,} parameters, {config.downsampling_steps} downsampling steps, "

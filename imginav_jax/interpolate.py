@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imginav_jax import compilation_cache, evaluate, pictures, trained_run
 from imginav_jax.autoencoder import Autoencoder
-from imginav_jax.errors import UserError
-from imginav_jax.new_directory import expand_user
-from imginav_jax.progress import log_to_stdout, logger
+from imginav_jax.datasets import pictures
+from imginav_jax.devices import compilation_cache
+from imginav_jax.runs import trained_run
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
+from imginav_jax.system.progress import log_to_stdout, logger
 
 _FRAME_MILLISECONDS = 120
 
@@ -51,14 +53,14 @@ def main() -> None:
         run = trained_run.load(directory, arguments.image_size)
         images = pictures.read_images([expand_user(path) for path in arguments.images], run.image_size)
         shares = np.linspace(0, 1, arguments.pictures)
-        path = interpolate(run.autoencoder(), images, shares)
+        path = interpolate(Autoencoder(run.weights, run.directory), images, shares)
         if out.suffix.lower() == ".gif":
             pictures.write_animation(out, [*path, *path[-2:0:-1]], _FRAME_MILLISECONDS)
         else:
             columns = [picture[None] for picture in (images[0], *path, images[1])]
             captions = ["from", *(f"{share:.2f}" for share in shares), "to"]
             title = [f"from {arguments.images[0].name} to {arguments.images[1].name}"]
-            pictures.write_figure(out, evaluate.picture_grid(columns, captions, title))
+            pictures.write_figure(out, pictures.picture_grid(columns, captions, title))
     except (UserError, ValueError) as error:
         sys.exit(f"error: {error}")
     logger.info("%s", out)

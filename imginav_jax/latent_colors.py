@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imginav_jax import decode, evaluate, latent_statistics, outputs, pictures
+from imginav_jax.datasets import pictures
 from imginav_jax.datasets.preparation import VALIDATION
-from imginav_jax.errors import UserError
-from imginav_jax.latent_statistics import LatentStatistics
-from imginav_jax.latents import Example, StoredLatents
-from imginav_jax.new_directory import expand_user
-from imginav_jax.progress import log_to_stdout, logger
+from imginav_jax.latents import decoding
+from imginav_jax.latents.storage import Example, StoredLatents
+from imginav_jax.models import latent_statistics
+from imginav_jax.models.latent_statistics import LatentStatistics
+from imginav_jax.system import files
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
+from imginav_jax.system.progress import log_to_stdout, logger
 
 _DEVIATIONS = 2.0  # standard deviations of a component from its mean to the end of its colour's range
 
@@ -63,14 +66,14 @@ def main() -> None:
         if arguments.count < 1 or arguments.seed < 0:
             raise UserError("--count must be 1 or more, and --seed 0 or more")
         stored = StoredLatents(expand_user(arguments.directory))
-        model = decode.load_decoder(stored, arguments.checkpoint and expand_user(arguments.checkpoint))
+        model = decoding.load_decoder(stored, arguments.checkpoint and expand_user(arguments.checkpoint))
         examples = choose_scenes(stored, arguments.count, arguments.seed)
         chosen = np.stack([example.latent for example in examples])
-        statistics = LatentStatistics.load(outputs.read_json(stored.directory / latent_statistics.FILE_NAME))
+        statistics = LatentStatistics.load(files.read_json(stored.directory / latent_statistics.FILE_NAME))
         size = model.config.compression
         colors = color_latents(chosen, statistics).repeat(size, 1).repeat(size, 2)
         title = [example.layout_id for example in examples]
-        pictures.write_figure(out, evaluate.side_by_side(model.decode(chosen), colors, ("decoded", "latent"), title))
+        pictures.write_figure(out, pictures.side_by_side(model.decode(chosen), colors, ("decoded", "latent"), title))
     except (UserError, ValueError) as error:
         sys.exit(f"error: {error}")
     logger.info("%s", out)

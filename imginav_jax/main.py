@@ -8,12 +8,13 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from imginav_jax import command_line, environment, outputs
-from imginav_jax.errors import RunError
-from imginav_jax.log_file import LogFile
-from imginav_jax.ownership import Ownership
-from imginav_jax.progress import log_to_stdout, logger
-from imginav_jax.signals import Interrupted, Stop
+from imginav_jax.runs import outputs
+from imginav_jax.system import command_line, environment
+from imginav_jax.system.errors import RunError
+from imginav_jax.system.log_file import LogFile
+from imginav_jax.system.ownership import Ownership
+from imginav_jax.system.progress import log_to_stdout, logger
+from imginav_jax.system.signals import Interrupted, Stop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default experiments/phase1/{name}")
@@ -40,7 +41,8 @@ def main(argv: list[str]) -> None:
 
 def _train(log: LogFile | None, owned: tuple[Ownership, ...]) -> None:
     # Imported here: a mistake in the flags is answered at once, and workers of the input pipeline start light.
-    from imginav_jax import compilation_cache, distributed, target, train
+    from imginav_jax.devices import compilation_cache, distributed, target
+    from imginav_jax.training import train
 
     try:
         distributed.initialize(_STOP)

@@ -10,14 +10,16 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imginav_jax import compilation_cache, evaluate, metrics, pictures, trained_run
 from imginav_jax.autoencoder import Autoencoder
-from imginav_jax.datasets import palette
-from imginav_jax.errors import UserError
-from imginav_jax.new_directory import expand_user
-from imginav_jax.progress import log_to_stdout, logger
-from imginav_jax.steps import Reconstruction
-from imginav_jax.trained_run import TrainedRun
+from imginav_jax.datasets import palette, pictures
+from imginav_jax.devices import compilation_cache
+from imginav_jax.models import metrics
+from imginav_jax.models.inference import Reconstruction
+from imginav_jax.runs import trained_run
+from imginav_jax.runs.trained_run import TrainedRun
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
+from imginav_jax.system.progress import log_to_stdout, logger
 
 
 class Result(NamedTuple):
@@ -55,12 +57,12 @@ def draw(images: UInt8[np.ndarray, "b h w 3"], results: Sequence[Result], title:
             columns.append(made.images)
             captions.append(name)
         if made.classes is not None:
-            columns.append(evaluate.color_classes(made.classes))
+            columns.append(pictures.color_classes(made.classes))
             captions.append("class map")
         if made.images is not None:
-            columns.append(evaluate.show_error(images, made.images))
-            captions.append(f"error x{evaluate.ERROR_GAIN}")
-    return evaluate.picture_grid(columns, captions, title)
+            columns.append(pictures.show_error(images, made.images))
+            captions.append(f"error x{pictures.ERROR_GAIN}")
+    return pictures.picture_grid(columns, captions, title)
 
 
 def common_image_size(runs: Sequence[TrainedRun]) -> int:
@@ -88,7 +90,9 @@ def main() -> None:
         runs = [trained_run.load(expand_user(each), arguments.image_size) for each in arguments.checkpoint]
         paths = [expand_user(path) for path in arguments.images]
         images = pictures.read_images(paths, common_image_size(runs))
-        results = [reconstruct(images, run.autoencoder(), run.directory.resolve().name) for run in runs]
+        results = [
+            reconstruct(images, Autoencoder(run.weights, run.directory), run.directory.resolve().name) for run in runs
+        ]
         lines = [f"{path.name}, {result.describe(i)}" for i, path in enumerate(paths) for result in results]
         pictures.write_figure(out, draw(images, results, lines))
     except UserError as error:

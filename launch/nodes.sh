@@ -3,7 +3,7 @@
 
 : "${project:?is set by the script that sources this file}"
 readonly GRACE=15 # seconds that the other processes have to end by themselves after one has
-readonly SIGNALS=(USR2 TERM INT HUP USR1 XCPU) # those that stop the program (imginav_jax/signals.py)
+readonly SIGNALS=(USR2 TERM INT HUP USR1 XCPU) # those that stop the program (imginav_jax/system/signals.py)
 
 # Drops what XLA writes when another process has gone, since the launch script names the one that has: a line of XLA's,
 # and what belongs to it below, up to the stack traces of an abort.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits R1, R2 and R3, and the report that waits for their ends:  bash launch/phase1_2.sh [--dry-run]
 # Settings: launch/env.sh.  The jobs' output: logs/ in IMGINAV_WORK, made here: LSF loses it where a folder is missing.
-# All is checked before the first job is submitted (imginav_jax/preflight.py).
+# All is checked before the first job is submitted (imginav_jax/preflight).
 
 set -euo pipefail
 # As in the other scripts: the project is the current folder, or one above it.

@@ -17,11 +17,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import torch
 
 from configs.phase1_2 import get_config
-from imginav_jax import experiment, input_pipeline, train
-from imginav_jax.benchmark import torch_twin
 from imginav_jax.datasets import palette, preparation
 from imginav_jax.import_torch import import_checkpoint
-from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.input_pipeline import pipeline
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.pytorch import twin as torch_twin
+from imginav_jax.runs import experiment
+from imginav_jax.training import train
 
 LIMIT = 0.02  # relative difference of the final validation MSE
 SETTINGS = {"data.image_size": 128, "data.synthetic_size": 300, "num_epochs": 3}
@@ -62,8 +64,8 @@ def compare(name, folder):
 def train_twin(twin, config, directory):
     training, validation = (LayoutSource(directory, split) for split in (preparation.TRAIN, preparation.VALIDATION))
     optimizer = torch_twin.make_optimizer(twin, config.optimizer.learning_rate, config.optimizer.weight_decay)
-    batches = input_pipeline.train_dataset(training, config.batch_size, config.num_epochs, config.seed)
-    steps = input_pipeline.steps_per_epoch(len(training), config.batch_size)
+    batches = pipeline.train_dataset(training, config.batch_size, config.num_epochs, config.seed)
+    steps = pipeline.steps_per_epoch(len(training), config.batch_size)
     yield evaluate(twin, validation)
     for epoch in range(config.num_epochs):
         for batch in batches[epoch * steps : (epoch + 1) * steps]:
@@ -79,7 +81,7 @@ def train_twin(twin, config, directory):
 @torch.no_grad()
 def evaluate(twin, validation):
     errors = []
-    for batch in input_pipeline.eval_dataset(validation, 1):
+    for batch in pipeline.eval_dataset(validation, 1):
         images = torch_twin.to_torch(batch.image)
         errors.append((twin(images)["rgb"] - images).square().mean().item())
     return sum(errors) / len(errors)

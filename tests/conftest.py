@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imginav_jax import model
 from imginav_jax.datasets import palette, synthetic
+from imginav_jax.models import architecture, network
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the first example compiles
 hypothesis.settings.load_profile("no deadline")
@@ -42,12 +42,12 @@ def random_layout(size: int, seed: int = 0) -> np.ndarray:
     return palette.COLORS[np.kron(classes, np.ones((4, 4), int))]
 
 
-TINY = model.AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_steps=2)
+TINY = architecture.AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_steps=2)
 
 
 @pytest.fixture(scope="session")
-def tiny_params() -> model.Params:
-    return jax.jit(functools.partial(model.init, TINY))(jax.random.key(0))
+def tiny_params() -> network.Params:
+    return jax.jit(functools.partial(network.init, TINY))(jax.random.key(0))
 
 
 @pytest.fixture

@@ -17,12 +17,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 
-from imginav_jax import encode, input_pipeline, model, steps, target, weights
+from imginav_jax import encode
 from imginav_jax.datasets import preparation, synthetic
-from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.devices import target
+from imginav_jax.input_pipeline import pipeline
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.latents import encoding
+from imginav_jax.models import architecture, inference, network
+from imginav_jax.runs import weights
 
 LIMIT = 0.9
-CONFIG = model.AutoencoderConfig(latent_channels=16, base_channels=32, downsampling_steps=3)
+CONFIG = architecture.AutoencoderConfig(latent_channels=16, base_channels=32, downsampling_steps=3)
 
 
 class Clock(encode.Progress):
@@ -39,7 +44,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layouts", type=int, default=96)
     parser.add_argument("--image_size", type=int, default=512)
-    parser.add_argument("--images_a_device", type=int, default=encode.IMAGES_A_DEVICE)
+    parser.add_argument("--images_a_device", type=int, default=encoding.IMAGES_A_DEVICE)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -56,21 +61,21 @@ def measure(folder, arguments):
     jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))  # the rounds compile the same programs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     size = arguments.image_size
-    params = jax.jit(functools.partial(model.init, CONFIG))(jax.random.key(0))
+    params = jax.jit(functools.partial(network.init, CONFIG))(jax.random.key(0))
     weights.save(folder / "model", CONFIG, params, {})
     places = {"manifest": str(synthetic.write_manifest(folder / "layouts", arguments.layouts, size, 0))}
     places |= {"cache_dir": str(folder / "cache"), "image_size": size}
     options = {"images_a_device": arguments.images_a_device, "dtype": "float16"}
 
     encode.Progress = Clock
-    encode.encode(folder / "model", folder / "warm", **places, **options)
+    encoding.encode(folder / "model", folder / "warm", **places, **options)
     (directory,) = (folder / "cache").glob("*/imginav_layouts/*")
     rates = {"decoding": [], "device": [], "encode": []}
     for number in range(arguments.rounds):
         rates["decoding"].append(time_decoding(directory, arguments))
         rates["device"].append(time_device(params, arguments))
         Clock.ticks = []
-        encode.encode(folder / "model", folder / f"out{number}", **places, **options)
+        encoding.encode(folder / "model", folder / f"out{number}", **places, **options)
         (start, _), *rest = Clock.ticks
         rates["encode"].append(sum(count for _, count in rest) / (rest[-1][0] - start))
     return rates
@@ -79,14 +84,14 @@ def measure(folder, arguments):
 def time_decoding(directory, arguments):
     start, sharding = time.monotonic(), jax.numpy.zeros(()).sharding
     for split in (preparation.TRAIN, preparation.VALIDATION):
-        dataset = input_pipeline.eval_dataset(LayoutSource(directory, split), arguments.images_a_device)
-        for batch in input_pipeline.prefetch(dataset, sharding):
+        dataset = pipeline.eval_dataset(LayoutSource(directory, split), arguments.images_a_device)
+        for batch in pipeline.prefetch(dataset, sharding):
             jax.block_until_ready(batch.image)
     return arguments.layouts / (time.monotonic() - start)
 
 
 def time_device(params, arguments):
-    run = jax.jit(functools.partial(steps.encode, config=CONFIG), compiler_options=target.compiler_options())
+    run = jax.jit(functools.partial(inference.encode, config=CONFIG), compiler_options=target.compiler_options())
     shape = (arguments.images_a_device, arguments.image_size, arguments.image_size, 3)
     images = jax.random.randint(jax.random.key(1), shape, 0, 256).astype("uint8")
     jax.block_until_ready(run(params, images))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from imginav_jax import allocator
+from imginav_jax.devices import allocator
 
 _COMMAND = """
 import ctypes, resource, tempfile

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, TINY, random_layout
-from imginav_jax import autoencoder, model, steps, weights
-from imginav_jax.errors import UserError
+from imginav_jax import autoencoder
+from imginav_jax.models import architecture, inference, network
+from imginav_jax.runs import weights
+from imginav_jax.system.errors import UserError
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def test_any_number_of_images_with_one_compilation(directory, tiny_params):
     found = autoencoder.load(directory, batch_size=3)
     assert found.config == TINY
     images = np.stack([random_layout(16, seed) for seed in range(7)])
-    expected = jax.jit(lambda params, x: model.encode(TINY, params, steps.scale_images(x)))(tiny_params, images)
+    expected = jax.jit(lambda params, x: network.encode(TINY, params, inference.scale_images(x)))(tiny_params, images)
     for count in (7, 1, 2, 3, 6, 0):
         latents = found.encode(images[:count])
         assert latents.dtype == np.float32
@@ -60,8 +62,8 @@ def test_wrong_arrays_are_named(directory):
 
 
 def test_missing_heads(tmp_path):
-    config = model.AutoencoderConfig(4, 16, 2, heads=TINY.heads[2:])
-    weights.save(tmp_path / "a", config, jax.jit(lambda key: model.init(config, key))(jax.random.key(0)), {})
+    config = architecture.AutoencoderConfig(4, 16, 2, heads=TINY.heads[2:])
+    weights.save(tmp_path / "a", config, jax.jit(lambda key: network.init(config, key))(jax.random.key(0)), {})
     found = autoencoder.load(tmp_path / "a")
     made = found.reconstruct(np.zeros((1, 8, 8, 3), np.uint8))
     assert made.images is None

@@ -14,28 +14,14 @@ import pytest
 
 from configs.phase1_2 import get_config
 from conftest import ROOT
-from imginav_jax import diffusion_unet
-from imginav_jax.benchmark import (
-    autoencoder_cost,
-    diffusion_cost,
-    phase,
-    program,
-    results,
-    roofline,
-    sampling,
-    table,
-    timing,
-)
-from imginav_jax.benchmark.results import (
-    AutoencoderCost,
-    Benchmark,
-    DiffusionCost,
-    Spread,
-    Timing,
-    TrainingStepCost,
-)
-from imginav_jax.benchmark.roofline import Rates
-from imginav_jax.errors import UserError
+from imginav_jax.benchmark import program, sampling, table, timing
+from imginav_jax.benchmark.phase import autoencoder_cost, diffusion_cost, phase
+from imginav_jax.benchmark.speed import roofline
+from imginav_jax.benchmark.speed.roofline import Rates
+from imginav_jax.models import diffusion_unet
+from imginav_jax.runs import benchmark_file
+from imginav_jax.runs.benchmark_file import AutoencoderCost, Benchmark, DiffusionCost, Spread, Timing, TrainingStepCost
+from imginav_jax.system.errors import UserError
 
 CONFIG = "--config=configs/phase1_2.py:R1"
 TINY = [
@@ -298,13 +284,13 @@ def sample_benchmark():
 
 def test_results_come_back_as_they_were(tmp_path):
     benchmark = sample_benchmark()
-    path = results.save(tmp_path / "phase", benchmark)
+    path = benchmark_file.save(tmp_path / "phase", benchmark)
     assert path == tmp_path / "phase" / "benchmark_nvidia-l40s_bfloat16.json"
-    assert results.load(path) == benchmark
+    assert benchmark_file.load(path) == benchmark
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        results.save(tmp_path / "file", benchmark)
+        benchmark_file.save(tmp_path / "file", benchmark)
 
 
 def test_the_table_has_a_line_for_everything_measured():
@@ -348,17 +334,17 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, change, message):
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"^{path} {message}$"):
-        results.load(path)
+        benchmark_file.load(path)
 
 
 def test_a_file_that_is_cut_off_or_no_benchmark_is_one_clear_line(tmp_path):
-    path = results.save(tmp_path, sample_benchmark())
+    path = benchmark_file.save(tmp_path, sample_benchmark())
     path.write_text(path.read_text()[:-40])
     with pytest.raises(UserError, match="cannot be read"):
-        results.load(path)
+        benchmark_file.load(path)
     path.write_text("[]")
     with pytest.raises(UserError, match="cannot be read: it holds no JSON object"):
-        results.load(path)
+        benchmark_file.load(path)
 
 
 def test_results_and_the_work_for_pytorch_are_read_without_jax():
@@ -388,7 +374,7 @@ def test_the_phase_is_measured_written_and_printed(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     path = tmp_path / "new" / "out" / "benchmark_cpu_float32.json"
-    found = results.load(path)
+    found = benchmark_file.load(path)
     assert f"Results      {path}" in result.stdout
     assert json.loads(result.stdout.splitlines()[-1]) == json.loads(path.read_text())
     assert table.render(found) in result.stdout

@@ -10,26 +10,16 @@ import pytest
 from test_benchmark import CONFIG, FAST, TINY, run
 
 from configs.phase1_2 import get_config
-from imginav_jax.benchmark import (
-    against_torch,
-    epoch_overhead,
-    input_rate,
-    parts,
-    preparation_cost,
-    program,
-    sampling,
-    scaling,
-    startup,
-    step_cost,
-    torch_job,
-    turn_process,
-)
-from imginav_jax.benchmark.results import Spread, Timing
-from imginav_jax.benchmark.roofline import Fractions
-from imginav_jax.benchmark.scaling import Size
-from imginav_jax.benchmark.step_cost import StepCost, StepCosts
-from imginav_jax.benchmark.torch_job import Job, Ready
-from imginav_jax.errors import RunError, UserError
+from imginav_jax.benchmark import parts, program, sampling
+from imginav_jax.benchmark.pytorch import against, turn_process
+from imginav_jax.benchmark.pytorch import job as torch_job
+from imginav_jax.benchmark.pytorch.job import Job, Ready
+from imginav_jax.benchmark.speed import epoch_overhead, input_rate, preparation_cost, scaling, startup, step_cost
+from imginav_jax.benchmark.speed.roofline import Fractions
+from imginav_jax.benchmark.speed.scaling import Size
+from imginav_jax.benchmark.speed.step_cost import StepCost, StepCosts
+from imginav_jax.runs.benchmark_file import Spread, Timing
+from imginav_jax.system.errors import RunError, UserError
 
 XLA_FLAGS = " ".join(f"--{name}={value}" for name, value in FAST.items()).lower()
 ONCE = [
@@ -82,7 +72,7 @@ def test_a_process_that_dies_is_one_clear_line(script, message):
 def test_without_pytorch_there_is_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"^PyTorch is not installed: pip install -r tests/requirements\.txt$"):
-        against_torch.measure(get_config("R1"), 1)
+        against.measure(get_config("R1"), 1)
 
 
 def test_a_job_for_pytorch_comes_back_as_it_was(tmp_path):
@@ -96,12 +86,12 @@ def test_a_job_for_pytorch_comes_back_as_it_was(tmp_path):
 
 
 def test_different_losses_are_different_works():
-    against_torch.check_losses(0.9005, 0.9)
+    against.check_losses(0.9005, 0.9)
     for ours in (0.8, float("nan")):
         with pytest.raises(
             RunError, match=f"^the loss is {ours:.6g}, but PyTorch's is 0.9; these are different works$"
         ):
-            against_torch.check_losses(ours, 0.9)
+            against.check_losses(ours, 0.9)
 
 
 def test_ratios_to_pytorch_are_of_each_round_and_above_one_where_ours_is_faster():
@@ -112,13 +102,13 @@ def test_ratios_to_pytorch_are_of_each_round_and_above_one_where_ours_is_faster(
     )
     seconds = {("jax", name): each for name, each in ours.items()}
     seconds |= {("torch", name): each for name, each in theirs.items()}
-    found = against_torch.compare(seconds, 12)
+    found = against.compare(seconds, 12)
     assert found.ratios == {"train": Spread(0.5, 0.5, 0.5), "eval": Spread(1, 1, 1), "encode": Spread(3, 3, 3)}
     ready = Ready("PyTorch 9, eager", 0.5)
-    values = against_torch.dump(found, 0.5001, ready)
+    values = against.dump(found, 0.5001, ready)
     assert (values["train_ratio_to_torch"], values["encode_ratio_to_torch_upper_quartile"]) == (0.5, 3)
     assert (values["train_images_per_second"], values["torch_train_images_per_second"]) == (2, 4)
-    lines = against_torch.render(found, 0.5001, ready).splitlines()
+    lines = against.render(found, 0.5001, ready).splitlines()
     assert lines[1].split() == "train 2 [1.71, 2.4] 4 [3.43, 4.8] 0.5 [0.5, 0.5]".split()  # noqa: SIM905
     assert lines[-2:] == ["PyTorch 9, eager", "Loss of the first batch: 0.500100, PyTorch's 0.500000"]
 

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from configs.phase1_2 import get_config
-from imginav_jax.benchmark import epoch_overhead, input_rate, preparation_cost, startup
-from imginav_jax.benchmark.preparation_cost import PreparationCost
-from imginav_jax.benchmark.startup import Startup
-from imginav_jax.errors import RunError
+from imginav_jax.benchmark.speed import epoch_overhead, input_rate, preparation_cost, startup
+from imginav_jax.benchmark.speed.preparation_cost import PreparationCost
+from imginav_jax.benchmark.speed.startup import Startup
+from imginav_jax.system.errors import RunError
 
 INTERPRETER = sys.executable
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from configs.phase1_2 import get_config
-from imginav_jax import experiment
+from imginav_jax.runs import experiment
 
 
 def latent(argument):

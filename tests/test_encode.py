@@ -19,14 +19,18 @@ from test_latent_statistics import statistics_of
 from test_train import tiny_config
 
 from conftest import ROOT, TINY, random_layout
-from imginav_jax import autoencoder, latents, outputs, train, weights
+from imginav_jax import autoencoder
 from imginav_jax.datasets import layout_record, preparation
-from imginav_jax.decode import decode
-from imginav_jax.encode import encode
-from imginav_jax.errors import UserError
-from imginav_jax.input_pipeline import LayoutSource
-from imginav_jax.latents import StoredLatents
-from imginav_jax.ownership import InUseError
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.latents import storage
+from imginav_jax.latents.decoding import decode
+from imginav_jax.latents.encoding import encode
+from imginav_jax.latents.storage import StoredLatents
+from imginav_jax.runs import outputs, weights
+from imginav_jax.system import files
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.ownership import InUseError
+from imginav_jax.training import train
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,7 @@ def test_four_devices_and_float16_by_the_command_line(work, encoded, tmp_path):
 
 def test_an_interrupted_job_goes_on_and_ends_as_if_nothing_had_happened(work, encoded, tmp_path, monkeypatch, caplog):
     out, opened = tmp_path / "latents", []
-    open_shard = latents.open_shard
+    open_shard = storage.open_shard
 
     def fail_at_the_third(*arguments):
         opened.append(arguments[-1].name)
@@ -167,7 +171,7 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_nothing_had_happened(work, en
             raise KeyboardInterrupt
         return open_shard(*arguments)
 
-    monkeypatch.setattr(latents, "open_shard", fail_at_the_third)
+    monkeypatch.setattr(storage, "open_shard", fail_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         encode(work, out, dtype="float32", shard_examples=7)
     assert not out.exists()
@@ -192,7 +196,7 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_nothing_had_happened(work, en
 
 def test_a_shard_that_another_process_holds_is_left_to_it(work, encoded, tmp_path, monkeypatch, caplog):
     out = tmp_path / "latents"
-    open_shard, nested = latents.open_shard, []
+    open_shard, nested = storage.open_shard, []
 
     def meet_another(*arguments):
         if not nested:  # this process holds the first shard now
@@ -204,14 +208,14 @@ def test_a_shard_that_another_process_holds_is_left_to_it(work, encoded, tmp_pat
                 encode(work, out, dtype="float32", shard_examples=7)
         return open_shard(*arguments)
 
-    monkeypatch.setattr(latents, "open_shard", meet_another)
+    monkeypatch.setattr(storage, "open_shard", meet_another)
     assert encode(work, out, dtype="float32", shard_examples=7, share=True) is not None
     assert_same(out, encoded)
 
 
 def test_an_output_has_one_owner(work, encoded, tmp_path, monkeypatch):
     out = tmp_path / "latents"
-    open_shard, nested = latents.open_shard, []
+    open_shard, nested = storage.open_shard, []
 
     def meet_another(*arguments):
         if not nested:
@@ -224,7 +228,7 @@ def test_an_output_has_one_owner(work, encoded, tmp_path, monkeypatch):
             assert sorted(tmp_path.rglob("*")) == before
         return open_shard(*arguments)
 
-    monkeypatch.setattr(latents, "open_shard", meet_another)
+    monkeypatch.setattr(storage, "open_shard", meet_another)
     encode(work, out, dtype="float32", shard_examples=7)
     assert_same(out, encoded)
     assert not list(tmp_path.rglob("*.lock"))
@@ -425,7 +429,7 @@ def test_an_index_that_a_spreadsheet_has_saved_is_read(work, tmp_path):
 
 
 def test_statistics_that_cannot_be_put_beside_the_weights_stay_with_the_latents(work, tmp_path, monkeypatch, caplog):
-    real = outputs.write_json
+    real = files.write_json
 
     def refuse(path, content):
         if path.is_relative_to(work):

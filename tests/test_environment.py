@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, TINY, random_layout
-from imginav_jax import autoencoder, environment, model, weights
-from imginav_jax.errors import UserError
+from imginav_jax import autoencoder
+from imginav_jax.models import network
+from imginav_jax.runs import weights
+from imginav_jax.system import environment
+from imginav_jax.system.errors import UserError
 
 
 def run(module, *arguments, cwd=ROOT, **variables):
@@ -253,5 +256,5 @@ def test_double_precision_of_other_code_changes_no_weights_and_no_latents(tmp_pa
     with jax.enable_x64(True):
         assert measure()[0] == digest
         jax.tree.map(np.testing.assert_array_equal, measure()[1:], (latents, made))
-        found = jax.tree.leaves(jax.eval_shape(lambda: model.init(TINY, jax.random.key(0))))
+        found = jax.tree.leaves(jax.eval_shape(lambda: network.init(TINY, jax.random.key(0))))
     assert {leaf.dtype for leaf in found} == {np.dtype(np.float32)}

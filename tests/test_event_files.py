@@ -6,7 +6,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from imginav_jax import event_files
+from imginav_jax.runs import event_files
 
 
 def write(folder, steps, tag="step/loss"):

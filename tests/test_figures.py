@@ -11,22 +11,14 @@ from test_encode import complaint, run
 
 from configs.phase1_2 import get_config
 from conftest import TINY, random_layout
-from imginav_jax import (
-    autoencoder,
-    interpolate,
-    latent_colors,
-    metrics,
-    model,
-    ownership,
-    pictures,
-    reconstruct,
-    trained_run,
-    weights,
-)
-from imginav_jax.datasets import palette
-from imginav_jax.encode import encode
-from imginav_jax.errors import UserError
+from imginav_jax import autoencoder, interpolate, latent_colors, reconstruct
+from imginav_jax.datasets import palette, pictures
 from imginav_jax.examples import latent_diffusion
+from imginav_jax.latents.encoding import encode
+from imginav_jax.models import architecture, metrics, network
+from imginav_jax.runs import trained_run, weights
+from imginav_jax.system import ownership
+from imginav_jax.system.errors import UserError
 
 
 @pytest.fixture
@@ -47,8 +39,8 @@ def pixels(path):
 
 
 def test_reconstructions_of_several_checkpoints_stand_side_by_side(checkpoint, paths, tmp_path):
-    config = model.AutoencoderConfig(4, 16, 2, heads=TINY.heads[:1])
-    weights.save(tmp_path / "rgb_only", config, jax.jit(lambda key: model.init(config, key))(jax.random.key(1)), {})
+    config = architecture.AutoencoderConfig(4, 16, 2, heads=TINY.heads[:1])
+    weights.save(tmp_path / "rgb_only", config, jax.jit(lambda key: network.init(config, key))(jax.random.key(1)), {})
     out = tmp_path / "figures" / "out.png"
     checkpoints = "--checkpoint", checkpoint, tmp_path / "rgb_only"
     result = run("reconstruct", *paths, *checkpoints, "--image_size", 32, "--out", out)

@@ -7,12 +7,16 @@ import pytest
 import torch
 from test_train import NAME, rows_of, tiny_config
 
-from imginav_jax import autoencoder, experiment, input_pipeline, train
-from imginav_jax.benchmark.torch_twin import HEADS, Twin, to_torch
+from imginav_jax import autoencoder
 from imginav_jax.datasets import preparation
-from imginav_jax.errors import UserError
 from imginav_jax.export_torch import export_checkpoint
 from imginav_jax.import_torch import import_checkpoint
+from imginav_jax.input_pipeline import pipeline
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.pytorch.twin import HEADS, Twin, to_torch
+from imginav_jax.runs import experiment
+from imginav_jax.system.errors import UserError
+from imginav_jax.training import train
 
 
 def import_twin(folder, seed=0, **keywords):
@@ -26,8 +30,8 @@ def import_twin(folder, seed=0, **keywords):
 @torch.no_grad()
 def validation_mse(twin, config):
     exp = experiment.from_config(config)
-    source = input_pipeline.LayoutSource(preparation.prepare(exp.data, exp.cache_dir).directory, preparation.VALIDATION)
-    images = [to_torch(batch.image) for batch in input_pipeline.eval_dataset(source, 1)]
+    source = LayoutSource(preparation.prepare(exp.data, exp.cache_dir).directory, preparation.VALIDATION)
+    images = [to_torch(batch.image) for batch in pipeline.eval_dataset(source, 1)]
     return np.mean([(twin(image)["rgb"] - image).square().mean().item() for image in images])
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from imginav_jax import input_pipeline
 from imginav_jax.datasets import layout_record, preparation, read_errors
-from imginav_jax.errors import UserError
-from imginav_jax.input_pipeline import Part
+from imginav_jax.input_pipeline import pipeline
+from imginav_jax.input_pipeline.pipeline import Part
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.system.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def data(synthetic_manifest, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source(data):
-    return input_pipeline.LayoutSource(data.directory, preparation.TRAIN)
+    return LayoutSource(data.directory, preparation.TRAIN)
 
 
 def indices(dataset):
@@ -34,8 +35,8 @@ def indices(dataset):
 
 
 def test_every_epoch_is_another_shuffle_in_full_batches(source):
-    steps = input_pipeline.steps_per_epoch(len(source), 4)
-    batches = indices(input_pipeline.train_dataset(source, 4, 3, 42))
+    steps = pipeline.steps_per_epoch(len(source), 4)
+    batches = indices(pipeline.train_dataset(source, 4, 3, 42))
     assert len(batches) == 3 * steps
     assert all(len(batch) == 4 for batch in batches)
     epochs = [np.concatenate(batches[epoch * steps : (epoch + 1) * steps]).tolist() for epoch in range(3)]
@@ -44,12 +45,12 @@ def test_every_epoch_is_another_shuffle_in_full_batches(source):
 
 
 def test_the_order_depends_on_the_seed_alone_and_a_run_can_start_anywhere(source):
-    whole = indices(input_pipeline.train_dataset(source, 4, 3, 42))
-    assert indices(input_pipeline.train_dataset(source, 4, 3, 42)) == whole
-    assert indices(input_pipeline.train_dataset(source, 4, 3, 43)) != whole
-    assert indices(input_pipeline.train_dataset(source, 4, 9, 42))[: len(whole)] == whole
+    whole = indices(pipeline.train_dataset(source, 4, 3, 42))
+    assert indices(pipeline.train_dataset(source, 4, 3, 42)) == whole
+    assert indices(pipeline.train_dataset(source, 4, 3, 43)) != whole
+    assert indices(pipeline.train_dataset(source, 4, 9, 42))[: len(whole)] == whole
     for step in (1, len(whole) // 2, len(whole) - 1):
-        assert indices(input_pipeline.train_dataset(source, 4, 3, 42)[step:]) == whole[step:]
+        assert indices(pipeline.train_dataset(source, 4, 3, 42)[step:]) == whole[step:]
 
 
 @pytest.mark.parametrize("part", [Part(), Part(0, 2), Part(1, 2)])
@@ -57,13 +58,13 @@ def test_the_order_is_grains_own_shuffle_of_every_epoch(source, part):
     used = len(source) // 4 * 4
     order = grain.MapDataset.range(len(source)).shuffle(seed=42)[:used].batch(4 // part.count)
     expected = [batch.tolist() for batch in order[part.index :: part.count].repeat(3)]
-    assert indices(input_pipeline.train_dataset(source, 4, 3, 42, part)) == expected
+    assert indices(pipeline.train_dataset(source, 4, 3, 42, part)) == expected
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(1, 1), (4, 1), (7, 1), (64, 1), (2, 2), (6, 2), (64, 2)])
 def test_evaluation_sees_every_image_once_and_pads_with_the_last(source, batch_size, processes):
     last = layout_record.decode(source[len(source) - 1]["image"])
-    parts = [input_pipeline.eval_dataset(source, batch_size, Part(part, processes)) for part in range(processes)]
+    parts = [pipeline.eval_dataset(source, batch_size, Part(part, processes)) for part in range(processes)]
     seen, padding = [], 0
     for batch in itertools.chain.from_iterable(zip(*parts, strict=True)):
         assert batch.image.shape == (batch_size // processes, 32, 32, 3)
@@ -77,7 +78,7 @@ def test_evaluation_sees_every_image_once_and_pads_with_the_last(source, batch_s
 
 def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):
     device = jax.devices()[0]
-    batches = list(input_pipeline.prefetch(input_pipeline.eval_dataset(source, 4), SingleDeviceSharding(device)))
+    batches = list(pipeline.prefetch(pipeline.eval_dataset(source, 4), SingleDeviceSharding(device)))
     for batch in batches:
         assert isinstance(batch.image, jax.Array)
         assert (batch.image.dtype, batch.type.dtype, batch.index.dtype) == (np.uint8, np.int32, np.int32)
@@ -88,13 +89,13 @@ def test_what_reaches_the_device_is_uint8_and_as_stored(source, data):
 
 
 def test_shared_memory_that_is_too_small_for_workers_is_one_line(source, monkeypatch):
-    dataset, sharding = input_pipeline.train_dataset(source, 4, 1, 0), SingleDeviceSharding(jax.devices()[0])
+    dataset, sharding = pipeline.train_dataset(source, 4, 1, 0), SingleDeviceSharding(jax.devices()[0])
     usage = type(shutil.disk_usage("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**20, 2**20 - 2**16, 2**16))
     message = r"/dev/shm, .*, is too small \(0\.1 MiB are free\): .* --config\.data\.num_workers=0$"
     with pytest.raises(UserError, match=message):
-        input_pipeline.prefetch(dataset, sharding, num_workers=1)
-    assert len(list(input_pipeline.prefetch(dataset, sharding))) == len(dataset), "threads need none"
+        pipeline.prefetch(dataset, sharding, num_workers=1)
+    assert len(list(pipeline.prefetch(dataset, sharding))) == len(dataset), "threads need none"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_shared_memory_that_runs_full_later_is_named_too(error):
         yield "batch"
         raise error
 
-    found = input_pipeline._name_shared_memory(batches())
+    found = pipeline._name_shared_memory(batches())
     assert next(found) == "batch"
     with pytest.raises(UserError, match=r"/dev/shm, over which workers hand their batches, is too small"):
         next(found)
@@ -121,7 +122,7 @@ def test_another_end_of_a_worker_keeps_its_own_words():
         raise RuntimeError("exit code -9")
 
     with pytest.raises(RuntimeError, match="exit code -9"):
-        list(input_pipeline._name_shared_memory(batches()))
+        list(pipeline._name_shared_memory(batches()))
 
 
 @pytest.mark.parametrize("split", [preparation.TRAIN, preparation.VALIDATION])
@@ -131,7 +132,7 @@ def test_a_damaged_file_is_noticed_before_the_first_step(data, tmp_path, split):
     for path in directory.glob(f"*{split}*"):
         path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match=r"cannot be read: .*; delete it, and it is prepared anew"):
-        input_pipeline.LayoutSource(directory, split)
+        LayoutSource(directory, split)
 
 
 def test_whole_files_are_not_called_damaged_where_no_more_can_be_opened(data):
@@ -141,7 +142,7 @@ def test_whole_files_are_not_called_damaged_where_no_more_can_be_opened(data):
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
     try:
         with pytest.raises(UserError) as raised:
-            input_pipeline.LayoutSource(data.directory, preparation.TRAIN)
+            LayoutSource(data.directory, preparation.TRAIN)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert str(raised.value).startswith(f"{data.directory} cannot be read: [Errno 24] Too many open files")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from imginav_jax import latent_statistics
-from imginav_jax.latent_statistics import LatentStatistics
+from imginav_jax.models import latent_statistics
+from imginav_jax.models.latent_statistics import LatentStatistics
 
 
 def make_latents(shape=(7, 6, 8, 5), seed=0):

@@ -12,8 +12,8 @@ from PIL import Image
 
 from conftest import ROOT, random_layout
 from imginav_jax.datasets.layout_file import decode_layout, inspect_layout, read_layout
-from imginav_jax.errors import UserError
-from imginav_jax.pictures import read_images
+from imginav_jax.datasets.pictures import read_images
+from imginav_jax.system.errors import UserError
 
 
 def save(path, image, **options):

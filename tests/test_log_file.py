@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from imginav_jax.errors import UserError
-from imginav_jax.log_file import LogFile
-from imginav_jax.progress import logger
-from imginav_jax.signals import Interrupted
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.log_file import LogFile
+from imginav_jax.system.progress import logger
+from imginav_jax.system.signals import Interrupted
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imginav_jax import checkpoints, metrics_csv, progress
-from imginav_jax.checkpoints import Checkpoints
-from imginav_jax.early_stopping import EarlyStopping
-from imginav_jax.errors import RunError, UserError
-from imginav_jax.outputs import Outputs
-from imginav_jax.records import OptionalWriter
+from imginav_jax.runs import checkpoints, metrics_csv
+from imginav_jax.runs.checkpoints import Checkpoints
+from imginav_jax.runs.outputs import Outputs
+from imginav_jax.system import progress
+from imginav_jax.system.errors import RunError, UserError
+from imginav_jax.training.early_stopping import EarlyStopping
+from imginav_jax.training.records import OptionalWriter
 
 
 def test_any_fall_is_a_new_best_but_only_a_real_one_ends_the_waiting():

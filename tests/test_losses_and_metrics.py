@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imginav_jax import losses, metrics
+from imginav_jax.models import losses, metrics
 
 
 def labels_of(classes, num_classes):

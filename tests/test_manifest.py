@@ -3,9 +3,9 @@
 import pytest
 
 from conftest import COLUMNS
-from imginav_jax import csv_table
 from imginav_jax.datasets.manifest import read_manifest
-from imginav_jax.errors import UserError
+from imginav_jax.system import csv_table
+from imginav_jax.system.errors import UserError
 
 
 def problems(path, **kwargs):

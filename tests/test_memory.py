@@ -17,11 +17,16 @@ from test_steps import random_batch
 
 from configs.phase1_2 import get_config
 from conftest import ROOT
-from imginav_jax import cards, compiled, experiment, run, screen, steps, target, train, train_state
-from imginav_jax.benchmark import chips, memory
-from imginav_jax.errors import RunError, UserError
-from imginav_jax.model import AutoencoderConfig
-from imginav_jax.optimizer import make_optimizer
+from imginav_jax import cards
+from imginav_jax.benchmark.phase import memory
+from imginav_jax.devices import chips, target
+from imginav_jax.devices.mesh import batch_sharding, explain_out_of_memory, memory_limit_mib, memory_mib
+from imginav_jax.models import inference, losses
+from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.runs import experiment
+from imginav_jax.system.errors import RunError, UserError
+from imginav_jax.training import compiled, run, screen, steps, train
+from imginav_jax.training.state import create_state, make_optimizer
 
 OPTIMIZER = make_optimizer(1e-3, 0.01)
 BATCH = 8
@@ -48,10 +53,10 @@ def one_device():
 def compile_step(precision, remat, accumulate_steps):
     """A function that makes a fresh state, and the training step, which donates it."""
     config = dataclasses.replace(SMALL, compute_dtype=precision, remat=remat)
-    create = functools.partial(train_state.create, config=config, optimizer=OPTIMIZER)
+    create = functools.partial(create_state, config=config, optimizer=OPTIMIZER)
     mesh = one_device()
     inputs = compiled.abstract_inputs(create, (BATCH, 16), mesh)
-    step = compiled.compile_train_step(config, steps.LossWeights(), OPTIMIZER, inputs, mesh, accumulate_steps)
+    step = compiled.compile_train_step(config, losses.LossWeights(), OPTIMIZER, inputs, mesh, accumulate_steps)
     place = functools.partial(jax.device_put, device=jax.tree.map(lambda leaf: leaf.sharding, inputs[0]))
     return lambda: place(jax.jit(create)(jax.random.key(0))), step
 
@@ -65,7 +70,7 @@ def take_step(precision, remat=False, accumulate_steps=1, scale=None):
         state = state._replace(
             loss_scale=scales._replace(scale=jax.device_put(np.float32(scale), scales.scale.sharding))
         )
-    state, measured = step(state, jax.device_put(random_batch(BATCH), compiled.batch_sharding(one_device())))
+    state, measured = step(state, jax.device_put(random_batch(BATCH), batch_sharding(one_device())))
     gradient = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.opt_state[0].mu)])
     return jax.device_get(measured), gradient, jax.device_get(state.loss_scale)
 
@@ -126,7 +131,7 @@ def needed_mib(**overrides):
 
 
 def test_accumulation_needs_less_memory():
-    whole, half = (compiled.memory_mib(compile_step("float32", False, parts)[1].memory_analysis()) for parts in (1, 2))
+    whole, half = (memory_mib(compile_step("float32", False, parts)[1].memory_analysis()) for parts in (1, 2))
     assert half < 0.7 * whole  # measured: 0.56
 
 
@@ -145,9 +150,9 @@ def test_the_cpu_computes_16_bit_convolutions_in_float32():
     """So the table leaves 16 bits out there; should this fail, it need not."""
     exp = experiment.from_config(config_of(**{"precision": "bfloat16", "data.image_size": 16, "batch_size": 1}))
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), np.uint8)
-    create = functools.partial(train_state.create, config=exp.model, optimizer=OPTIMIZER)
+    create = functools.partial(create_state, config=exp.model, optimizer=OPTIMIZER)
     params = jax.eval_shape(create, jax.random.key(0)).params
-    text = jax.jit(functools.partial(steps.encode, config=exp.model)).lower(params, images).compile().as_text()
+    text = jax.jit(functools.partial(inference.encode, config=exp.model)).lower(params, images).compile().as_text()
     assert set(re.findall(r"= (\w+)\[\S* convolution\(", text)) == {"f32"}
 
 
@@ -277,13 +282,13 @@ def test_a_card_needs_less_in_16_bits_and_still_less_with_remat(chip):
 
 def test_memory_that_is_exhausted_is_one_line_with_what_to_try():
     error = jax.errors.JaxRuntimeError
-    with pytest.raises(RunError) as found, compiled.explain_out_of_memory():
+    with pytest.raises(RunError) as found, explain_out_of_memory():
         raise error("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes.\nBuffer 1: ...")
     assert str(found.value).splitlines() == [
         "the device's memory is too small; try in this order: a smaller --config.batch_size or a larger "
         "--config.accumulate_steps, --config.model.remat=true, a 16-bit --config.precision"
     ]
-    with pytest.raises(error, match="INTERNAL"), compiled.explain_out_of_memory():
+    with pytest.raises(error, match="INTERNAL"), explain_out_of_memory():
         raise error("INTERNAL: something else")
 
 
@@ -323,8 +328,8 @@ def test_the_screen_says_what_the_device_has(caplog):
         def __init__(self, *limits):
             self.local_devices = [Device(limit) for limit in limits]
 
-    assert compiled.memory_limit_mib(Mesh(None)) is None
-    assert compiled.memory_limit_mib(Mesh(29_000, 14_193)) == 14_193
+    assert memory_limit_mib(Mesh(None)) is None
+    assert memory_limit_mib(Mesh(29_000, 14_193)) == 14_193
     with caplog.at_level("INFO", logger="imginav_jax"):
         screen.say_compiled(786_143, 12.3, 9_769, 14_193)
         screen.say_compiled(786_143, 12.3, 9_769, None)

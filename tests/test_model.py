@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from conftest import TINY
-from imginav_jax import convolutions, model, target, winograd
-from imginav_jax.model import AutoencoderConfig
+from imginav_jax.devices import target
+from imginav_jax.models import convolutions, network
+from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.models.cpu import winograd
 
 
 @pytest.mark.parametrize(
@@ -25,14 +27,14 @@ from imginav_jax.model import AutoencoderConfig
 )
 def test_parameter_counts_and_latent_shapes(steps, latent, count):
     config = AutoencoderConfig(latent, 32, steps)
-    params = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
-    assert model.parameter_count(params) == count
+    params = jax.eval_shape(lambda: network.init(config, jax.random.key(0)))
+    assert network.parameter_count(params) == count
     images = jax.ShapeDtypeStruct((2, 512, 512, 3), jnp.float32)
-    latents = jax.eval_shape(lambda params, x: model.encode(config, params, x), params, images)
+    latents = jax.eval_shape(lambda params, x: network.encode(config, params, x), params, images)
     side = 512 // 2**steps
     assert latents.shape == (2, side, side, latent)
     assert config.latent_shape(512) == latents.shape[1:]
-    outputs = jax.eval_shape(lambda params, z: model.decode(config, params, z), params, latents)
+    outputs = jax.eval_shape(lambda params, z: network.decode(config, params, z), params, latents)
     assert [each.shape for each in outputs] == [(2, 512, 512, 3), (2, 512, 512, 10), (2, 2)]
     assert all(each.dtype == jnp.float32 for each in outputs)
 
@@ -150,7 +152,7 @@ def test_winograds_form_is_taken_where_it_pays_and_only_without_gradients(operat
 
 def test_initial_parameters_have_pytorchs_bounds():
     config = AutoencoderConfig(16, 32, 3)
-    params = jax.jit(lambda key: model.init(config, key))(jax.random.key(0))
+    params = jax.jit(lambda key: network.init(config, key))(jax.random.key(0))
     encoder, decoder = params["encoder"], params["decoder"]
     fans = [
         (encoder["stages"][0][0], 3 * 9),
@@ -174,7 +176,7 @@ def test_initial_parameters_have_pytorchs_bounds():
 
 def test_each_image_is_encoded_and_decoded_alone(tiny_params):
     images = jax.random.uniform(jax.random.key(1), (3, 16, 16, 3), minval=-1, maxval=1)
-    apply = jax.jit(lambda params, x: model.apply(TINY, params, x))
+    apply = jax.jit(lambda params, x: network.apply(TINY, params, x))
     whole, alone = apply(tiny_params, images), apply(tiny_params, images[1:2])
     for a, b in zip(whole, alone, strict=True):
         np.testing.assert_allclose(a[1:2], b, rtol=1e-4, atol=1e-5)
@@ -185,7 +187,7 @@ def test_remat_and_bfloat16(tiny_params):
     images = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3), minval=-1, maxval=1)
 
     def gradient(config):
-        loss = jax.jit(jax.grad(lambda params: jnp.square(model.apply(config, params, images).rgb).mean()))
+        loss = jax.jit(jax.grad(lambda params: jnp.square(network.apply(config, params, images).rgb).mean()))
         return loss(tiny_params)
 
     plain = gradient(TINY)

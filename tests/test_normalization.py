@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imginav_jax.model import ACTIVATIONS
-from imginav_jax.normalization import bias_norm_act
+from imginav_jax.models.architecture import ACTIVATIONS
+from imginav_jax.models.normalization import bias_norm_act
 
 GROUPS = 4
 

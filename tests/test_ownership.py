@@ -13,9 +13,9 @@ import time
 import pytest
 
 from conftest import ROOT
-from imginav_jax import ownership
-from imginav_jax.errors import RunError, UserError
-from imginav_jax.ownership import InUseError, own, own_output
+from imginav_jax.system import ownership
+from imginav_jax.system.errors import RunError, UserError
+from imginav_jax.system.ownership import InUseError, own, own_output
 
 FLOCKS = ("flock", "none", "of one node")
 _CHILD = """

@@ -8,14 +8,14 @@ import pytest
 
 from configs.phase1_2 import get_config
 from conftest import TINY
-from imginav_jax import outputs, weights
-from imginav_jax.checkpoints import Checkpoints
 from imginav_jax.datasets import preparation
 from imginav_jax.datasets.preparation import TRAIN, DataSpec
-from imginav_jax.errors import RunError, UserError
-from imginav_jax.input_pipeline import LayoutSource
-from imginav_jax.new_directory import expand_user
-from imginav_jax.ownership import InUseError
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.runs import outputs, weights
+from imginav_jax.runs.checkpoints import Checkpoints
+from imginav_jax.system.errors import RunError, UserError
+from imginav_jax.system.files import expand_user
+from imginav_jax.system.ownership import InUseError
 
 PATTERNS = ["runs[1]", "runs*", "r?ns", "runs\\1", "gs://runs"]
 PLAIN = ["runs]", "a b", "a{b}", "a%20b", "é'\"#", "~", "-x"]

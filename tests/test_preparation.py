@@ -17,8 +17,8 @@ from PIL import Image
 
 from conftest import ROOT, random_layout
 from imginav_jax.datasets import imginav_layouts, layout_record, palette, preparation
-from imginav_jax.errors import UserError
-from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.system.errors import UserError
 
 
 def spec(manifest, **changes):

@@ -18,14 +18,17 @@ from test_train import tiny_config
 
 from configs import report as report_config
 from conftest import REAL_LAYOUTS, ROOT
-from imginav_jax import autoencoder, ownership, train, weights
-from imginav_jax.benchmark import results
+from imginav_jax import autoencoder
 from imginav_jax.datasets import palette
-from imginav_jax.errors import UserError
-from imginav_jax.input_pipeline import LayoutSource
-from imginav_jax.report import build, incomplete, measure, runs, settings
-from imginav_jax.report.metric_table import METRICS
-from imginav_jax.report.subjects import PROBE, RGB, SEGMENTATION
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.report import build, settings
+from imginav_jax.report.decision.metrics import METRICS
+from imginav_jax.report.measurement import measure
+from imginav_jax.report.measurement.subjects import PROBE, RGB, SEGMENTATION
+from imginav_jax.runs import benchmark_file, incomplete, phase_folder, weights
+from imginav_jax.system import ownership
+from imginav_jax.system.errors import UserError
+from imginav_jax.training import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = {"R1": "phase1_2_AE_R1_ds3_quick", "R2": "phase1_2_AE_R2_ds4_quick", "R3": "phase1_2_AE_R3_ds5_quick"}
@@ -143,7 +146,7 @@ def test_numbers_are_those_of_the_runs_own_pictures(reported, trained):
     out, _ = reported
     rows = rows_of(out)
     assert {output for label, output in rows if label == "R1"} == {RGB, SEGMENTATION, PROBE}
-    found = runs.find([trained / "phase"])
+    found = phase_folder.find([trained / "phase"])
     source = LayoutSource(found.runs[0].trained.find_data(), "validation")
     batches = list(measure.read_batches(source))
     assert [count for _, count in batches] == [8, 4]
@@ -321,14 +324,14 @@ def test_half_finished_and_missing_runs_are_named(trained, tmp_path):
     works = [copy_run(trained, tmp_path / label, label) for label in NAMES]
     (works[1] / f"{NAMES['R2']}_summary.json").unlink()
     shutil.rmtree(works[2] / "checkpoints")
-    found = runs.find([*works, *works])
+    found = phase_folder.find([*works, *works])
     assert [(run.name, run.is_finished) for run in found.runs] == [(NAMES["R1"], True), (NAMES["R2"], False)]
     missing = f"{NAMES['R3']}: no checkpoint in {works[2] / 'checkpoints'}; where its workdir has moved, name that"
     assert found.problems == [f"{NAMES['R2']}: not finished, 2 of 2 epochs; measured as it is", missing]
     assert found.unusable == []
-    assert missing not in runs.find([*works, trained / "work" / "R3"]).problems, "it is named"
+    assert missing not in phase_folder.find([*works, trained / "work" / "R3"]).problems, "it is named"
     (works[0] / "checkpoints" / str(found.runs[0].trained.weights.step) / "checkpoint.json").write_text("{}")
-    found = runs.find(works)
+    found = phase_folder.find(works)
     assert [run.name for run in found.runs] == [NAMES["R2"]]
     assert "checkpoint.json is damaged" in found.problems[1]
 
@@ -349,7 +352,7 @@ def test_runs_that_have_not_ended_are_named_with_their_logs(trained, tmp_path):
         with_a_log(unfinished, NAMES["R2"]),
         with_a_log(tmp_path / "work" / "experiments" / "phase1" / NAMES["R3"], NAMES["R3"]),
     ]
-    found = runs.find([finished, unfinished], incomplete.resolve(ALL), tmp_path / "work")
+    found = phase_folder.find([finished, unfinished], incomplete.resolve(ALL), tmp_path / "work")
     assert [each.describe() for each in found.incomplete] == [
         f"R2,quick has not finished: see {logs[0]}",
         f"R3,quick has left nothing: see {logs[1]}",
@@ -360,11 +363,11 @@ def test_runs_that_have_not_ended_are_named_with_their_logs(trained, tmp_path):
     ]
     logs[1].unlink()
     (tmp_path / "work" / "logs").mkdir()
-    found = runs.find([finished, unfinished], incomplete.resolve(ALL), tmp_path / "work")
+    found = phase_folder.find([finished, unfinished], incomplete.resolve(ALL), tmp_path / "work")
     assert found.incomplete[1].describe() == f"R3,quick has left nothing: see {tmp_path / 'work' / 'logs'}"
-    found = runs.find([finished, unfinished])
+    found = phase_folder.find([finished, unfinished])
     assert [each.describe() for each in found.incomplete] == [f"R2 has not finished: see {logs[0]}"]
-    assert runs.find([trained / "phase"], incomplete.resolve(ALL)).incomplete == []
+    assert phase_folder.find([trained / "phase"], incomplete.resolve(ALL)).incomplete == []
 
 
 def test_a_run_without_weights_is_named_with_its_log(trained, tmp_path):
@@ -372,7 +375,7 @@ def test_a_run_without_weights_is_named_with_its_log(trained, tmp_path):
     path = phase / f"{NAMES['R3']}_experiment.json"
     path.write_text(path.read_text().replace(str(trained / "work" / "R3"), str(tmp_path / "R3")))
     log = with_a_log(tmp_path / "R3", NAMES["R3"])
-    found = runs.find([phase])
+    found = phase_folder.find([phase])
     assert [each.describe() for each in found.incomplete] == [f"R3 has left nothing that can be measured: see {log}"]
     assert found.problems[0].startswith(f"{NAMES['R3']}: no checkpoint in {tmp_path / 'R3' / 'checkpoints'}; ")
     assert found.problems[0].endswith(f": see {log}")
@@ -409,13 +412,13 @@ def test_the_decision_says_which_expected_run_is_not_there(reported, trained, tm
 def test_a_damaged_description_costs_its_run_alone(trained, tmp_path, content):
     work = copy_run(trained, tmp_path / "R2", "R2")
     (work / f"{NAMES['R2']}_experiment.json").write_text(content)
-    found = runs.find([work, trained / "work" / "R1"])
+    found = phase_folder.find([work, trained / "work" / "R1"])
     assert [run.name for run in found.runs] == [NAMES["R1"]]
     assert [problem.partition(":")[0] for problem in found.problems] == [NAMES["R2"]]
 
 
 def test_a_second_run_of_the_same_experiment_and_seed_is_left_out_by_name(trained, tmp_path):
-    found = runs.find([trained / "work" / "R1", copy_run(trained, tmp_path / "again", "R1")])
+    found = phase_folder.find([trained / "work" / "R1", copy_run(trained, tmp_path / "again", "R1")])
     assert len(found.runs) == 1
     (problem,) = found.problems
     assert f"{tmp_path / 'again'}" in problem
@@ -429,16 +432,16 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(trained, tmp_path):
         copy_run(trained, tmp_path / "b", "R2", "slow", **{"optimizer.learning_rate": 1e-5}),
         trained / "work" / "R2",
     ]
-    groups = runs.find(works).groups
+    groups = phase_folder.find(works).groups
     assert [(group.label, [run.seed for run in group.runs]) for group in groups] == [
         ("R1", [7, 42]),
         (NAMES["R2"], [42]),
         ("slow", [42]),
     ]
-    lines = runs.differing_settings([run for group in groups for run in group.runs])
+    lines = phase_folder.differing_settings([run for group in groups for run in group.runs])
     assert [line.partition(":")[0] for line in lines] == ["optimizer.learning_rate"]
     assert "1e-05 in slow" in lines[0]
-    assert len(runs.find([trained / "work" / "R1", trained / "phase"]).runs) == 3, "a run counts once"
+    assert len(phase_folder.find([trained / "work" / "R1", trained / "phase"]).runs) == 3, "a run counts once"
 
 
 def test_two_seeds_are_reported_together(trained, tmp_path):
@@ -463,21 +466,21 @@ def test_a_torn_line_is_left_out_and_named(trained, tmp_path):
     path = work / f"{NAMES['R1']}_metrics.csv"
     content = path.read_text()
     path.write_text(content[:-30])
-    found = runs.find([work])
+    found = phase_folder.find([work])
     assert [row["epoch"] for row in found.runs[0].rows] == ["1"]
     assert f"{NAMES['R1']}: line 3 of {path} is torn and left out" in found.problems
     path.write_text(content.rstrip())  # whole, but who knows
-    assert len(runs.find([work]).runs[0].rows) == 1
+    assert len(phase_folder.find([work]).runs[0].rows) == 1
     columns, first, _ = content.splitlines(keepends=True)
     path.write_text(columns + first.replace(first.split(",")[14], "garbage"))
-    assert runs.find([work]).runs[0].rows == []
+    assert phase_folder.find([work]).runs[0].rows == []
     for content, message in (("", "has no column epoch"), ("a,b\n1,2\n", "has no column epoch")):
         path.write_text(content)
-        found = runs.find([work])
+        found = phase_folder.find([work])
         assert found.runs[0].rows == []
         assert message in found.problems[0]
     path.unlink()
-    found = runs.find([work])
+    found = phase_folder.find([work])
     assert found.runs[0].rows == []
     assert found.problems == [f"{NAMES['R1']}: no metrics CSV, so no curves and no speed"]
 
@@ -490,23 +493,23 @@ def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path):
 
 def make_benchmark(card, seconds):
     """`seconds`: of a ControlNet's training step, by run."""
-    sides, whole = {"R1": 4, "R2": 2, "R3": 1}, results.Spread(1.0, 1.0, 1.0)
+    sides, whole = {"R1": 4, "R2": 2, "R3": 1}, benchmark_file.Spread(1.0, 1.0, 1.0)
 
     def step(median):
-        timing = results.Timing(results.Spread(median, median, median), whole)
-        return results.TrainingStepCost(1, 1.0, 1.0, timing, whole)
+        timing = benchmark_file.Timing(benchmark_file.Spread(median, median, median), whole)
+        return benchmark_file.TrainingStepCost(1, 1.0, 1.0, timing, whole)
 
     diffusion = [
-        results.DiffusionCost((label,), (side, side, 16), step(2.0), step(seconds[label]))
+        benchmark_file.DiffusionCost((label,), (side, side, 16), step(2.0), step(seconds[label]))
         for label, side in sides.items()
     ]
-    return results.Benchmark(card, "gpu", 1, "0", "float32", 32, 4, 1, (), tuple(diffusion))
+    return benchmark_file.Benchmark(card, "gpu", 1, "0", "float32", 32, 4, 1, (), tuple(diffusion))
 
 
 def test_costs_are_charted_card_by_card_and_the_first_breaks_the_tie(reported, trained, tmp_path):
     phase = Path(shutil.copytree(trained / "phase", tmp_path / "phase"))
-    results.save(phase, make_benchmark("Card A", {"R1": 3.0, "R2": 1.0, "R3": 2.0}))
-    results.save(phase, make_benchmark("Card B", {"R1": 0.3, "R2": 0.2, "R3": 0.1}))
+    benchmark_file.save(phase, make_benchmark("Card A", {"R1": 3.0, "R2": 1.0, "R3": 2.0}))
+    benchmark_file.save(phase, make_benchmark("Card B", {"R1": 0.3, "R2": 0.2, "R3": 0.1}))
     (phase / "benchmark_z_float32.json").write_text("{}")
     shutil.copytree(reported[0] / "computed", phase / "report" / "computed")
     config = fast_config(**{"bootstrap.min_scenes": 1, "decision.margin": 0.99})

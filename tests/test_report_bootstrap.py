@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from configs.report import get_config
-from imginav_jax.report.bootstrap import Estimate, Resampling
+from imginav_jax.report.decision.bootstrap import Estimate, Resampling
 
 METRICS = {"mean": lambda counts: counts["value"] / counts["layouts"]}
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from imginav_jax import metrics, steps
 from imginav_jax.datasets import palette
-from imginav_jax.report import fidelity, structure
-from imginav_jax.report.metric_table import METRICS, definition
+from imginav_jax.models import inference, metrics
+from imginav_jax.report.decision.metrics import METRICS, definition
+from imginav_jax.report.measurement import fidelity, structure
 
 HEIGHT, WIDTH = 40, 48
 COUNT, SNAP = jax.jit(fidelity.count), jax.jit(fidelity.snap)
@@ -228,7 +228,7 @@ def test_snap_on_the_device_is_class_map_on_the_host(seed):
 
 def test_the_scale_is_that_of_the_losses():
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    np.testing.assert_allclose(np.diff(steps.scale_images(pixels).ravel()), 1 / fidelity.UNITS, atol=1e-6)
+    np.testing.assert_allclose(np.diff(inference.scale_images(pixels).ravel()), 1 / fidelity.UNITS, atol=1e-6)
 
 
 def test_the_table_has_every_metric_once_with_its_definition():

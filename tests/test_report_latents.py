@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from imginav_jax.datasets import palette
-from imginav_jax.report import baselines, probe
-from imginav_jax.report.probe import Settings
+from imginav_jax.report.measurement import baselines, probe
+from imginav_jax.report.measurement.probe import Settings
 
 BED, SOFA, WALL, BACKGROUND = (palette.CLASS_NAMES.index(name) for name in ("bed", "sofa", "wall", "background"))
 

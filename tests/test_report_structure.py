@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage import measure
 
-from imginav_jax import metrics
 from imginav_jax.datasets import palette
-from imginav_jax.report import structure
+from imginav_jax.models import metrics
+from imginav_jax.report.measurement import structure
 
 BED, CABINET, CHAIR, TABLE = (
     palette.CLASS_NAMES.index(name) for name in ("bed", "cabinet_shelf_desk", "chair", "table")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imginav_jax.datasets.split import validation_mask
-from imginav_jax.errors import UserError
+from imginav_jax.system.errors import UserError
 
 LAYOUTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60)), min_size=2, max_size=80)
 

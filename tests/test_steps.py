@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 
 from conftest import TINY, random_layout
-from imginav_jax import evaluate, loss_scale, losses, metrics, model, normalization, steps, target, train_state
-from imginav_jax.batch import Batch
-from imginav_jax.compiled import batch_sharding, compile_steps
-from imginav_jax.datasets import palette, synthetic
-from imginav_jax.model import AutoencoderConfig
-from imginav_jax.optimizer import make_optimizer
+from imginav_jax.datasets import palette, pictures, synthetic
+from imginav_jax.devices import target
+from imginav_jax.devices.mesh import batch_sharding
+from imginav_jax.input_pipeline.batch import Batch
+from imginav_jax.models import inference, losses, metrics, network, normalization
+from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.training import evaluate, steps
+from imginav_jax.training.compiled import compile_steps
+from imginav_jax.training.state import (
+    GROWTH_INTERVAL,
+    INITIAL_SCALE,
+    LossScale,
+    TrainState,
+    create_state,
+    make_optimizer,
+)
 
 
 def make_batch(images, types=None, mask=None):
@@ -30,9 +40,9 @@ def random_batch(count, size=16):
 
 def test_scaling_is_exact_at_the_ends_and_undone():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
-    scaled = steps.scale_images(jnp.asarray(images))
+    scaled = inference.scale_images(jnp.asarray(images))
     assert (scaled.min(), scaled.max()) == (-1, 1)
-    np.testing.assert_array_equal(steps.unscale_images(scaled), images)
+    np.testing.assert_array_equal(inference.unscale_images(scaled), images)
 
 
 def plain_bias_norm_act(x, conv_bias, scale, bias, groups, activation):
@@ -48,8 +58,8 @@ def test_the_losses_of_50_steps_are_those_of_the_plain_form(monkeypatch):
     batches = [make_batch([random_layout(64, 2 * n), random_layout(64, 2 * n + 1)], [0, 1]) for n in range(5)]
 
     def train():
-        state = jax.jit(lambda key: train_state.create(key, TINY, optimizer))(jax.random.key(0))
-        step = functools.partial(steps.train_step, config=TINY, weights=steps.LossWeights(), optimizer=optimizer)
+        state = jax.jit(lambda key: create_state(key, TINY, optimizer))(jax.random.key(0))
+        step = functools.partial(steps.train_step, config=TINY, weights=losses.LossWeights(), optimizer=optimizer)
         step, found = jax.jit(step, compiler_options=target.compiler_options()), []
         for number in range(50):
             state, measured = step(state, batches[number % len(batches)])
@@ -68,11 +78,11 @@ def test_the_losses_of_50_steps_are_those_of_the_plain_form(monkeypatch):
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     batch = random_batch(4)
     optimizer = make_optimizer(1e-3, 0.01)
-    state = jax.jit(lambda key: train_state.create(key, TINY, optimizer))(jax.random.key(0))
-    weights = steps.LossWeights(1.0, 0.05, 0.01)
+    state = jax.jit(lambda key: create_state(key, TINY, optimizer))(jax.random.key(0))
+    weights = losses.LossWeights(1.0, 0.05, 0.01)
     step = jax.jit(functools.partial(steps.train_step, config=TINY, weights=weights, optimizer=optimizer))
     after, found = step(state, batch)
-    outputs = jax.jit(lambda params, x: model.apply(TINY, params, x))(state.params, batch.image / 127.5 - 1)
+    outputs = jax.jit(lambda params, x: network.apply(TINY, params, x))(state.params, batch.image / 127.5 - 1)
     labels = jnp.asarray((batch.image[..., None, :] == palette.COLORS).all(-1))
     terms = [
         losses.mse_rgb(outputs.rgb, batch.image / 127.5 - 1).mean(),
@@ -89,16 +99,18 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
 def half_state(scale, good_steps=0):
     config = dataclasses.replace(TINY, compute_dtype="float16")
     optimizer = make_optimizer(1e-3, 0.01)
-    state = jax.jit(lambda key: train_state.create(key, config, optimizer))(jax.random.key(0))
-    step = jax.jit(functools.partial(steps.train_step, config=config, weights=steps.LossWeights(), optimizer=optimizer))
-    return state._replace(loss_scale=loss_scale.LossScale(jnp.float32(scale), jnp.int32(good_steps))), step
+    state = jax.jit(lambda key: create_state(key, config, optimizer))(jax.random.key(0))
+    step = jax.jit(
+        functools.partial(steps.train_step, config=config, weights=losses.LossWeights(), optimizer=optimizer)
+    )
+    return state._replace(loss_scale=LossScale(jnp.float32(scale), jnp.int32(good_steps))), step
 
 
 def test_float16_trains_as_float32_does():
-    half, half_step = half_state(loss_scale.INITIAL)
+    half, half_step = half_state(INITIAL_SCALE)
     optimizer = make_optimizer(1e-3, 0.01)
-    whole = train_state.TrainState(half.step, half.params, optimizer.init(half.params))
-    step = jax.jit(functools.partial(steps.train_step, config=TINY, weights=steps.LossWeights(), optimizer=optimizer))
+    whole = TrainState(half.step, half.params, optimizer.init(half.params))
+    step = jax.jit(functools.partial(steps.train_step, config=TINY, weights=losses.LossWeights(), optimizer=optimizer))
     for _ in range(5):
         batch = random_batch(4)
         half, found = half_step(half, batch)
@@ -106,7 +118,7 @@ def test_float16_trains_as_float32_does():
         assert found.skipped == 0
         np.testing.assert_allclose(found.loss, expected.loss, rtol=5e-3)
         np.testing.assert_allclose(found.grad_norm, expected.grad_norm, rtol=2e-2)
-    assert half.loss_scale == (loss_scale.INITIAL, 5)
+    assert half.loss_scale == (INITIAL_SCALE, 5)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype(np.float32)}
 
 
@@ -124,7 +136,7 @@ def test_an_overflow_changes_nothing_but_the_scale():
 
 
 def test_the_scale_doubles_after_many_good_steps():
-    before, step = half_state(1024.0, loss_scale.GROWTH_INTERVAL - 1)
+    before, step = half_state(1024.0, GROWTH_INTERVAL - 1)
     after, _ = step(before, random_batch(4))
     assert after.loss_scale == (2048.0, 0)
 
@@ -170,10 +182,10 @@ def test_evaluation_equals_the_mean_over_single_images(tiny_params):
 
 def test_compiled_steps_train_and_refuse_another_shape():
     optimizer = make_optimizer(1e-3, 0.01)
-    create = functools.partial(train_state.create, config=TINY, optimizer=optimizer)
+    create = functools.partial(create_state, config=TINY, optimizer=optimizer)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     by_batch = batch_sharding(mesh)
-    compiled = compile_steps(TINY, steps.LossWeights(), optimizer, create, (4, 16), mesh)
+    compiled = compile_steps(TINY, losses.LossWeights(), optimizer, create, (4, 16), mesh)
     state = compiled.create(jax.random.key(0))
     batch = jax.device_put(random_batch(4), by_batch)
     first = state.params
@@ -190,18 +202,18 @@ def test_compiled_steps_train_and_refuse_another_shape():
 
 def test_pictures_show_the_true_and_the_predicted_side_by_side():
     left, right = np.zeros((2, 8, 8, 3), np.uint8), np.full((2, 8, 8, 3), 9, np.uint8)
-    grid = np.asarray(evaluate.side_by_side(left, right, ("a", "b"), ["title"]))
+    grid = np.asarray(pictures.side_by_side(left, right, ("a", "b"), ["title"]))
     assert grid.shape == (28 + 8 + 4 + 8, 8 + 4 + 8, 3)
     assert (grid[28:36, :8] == 0).all()
     assert (grid[28:36, 12:] == 9).all()
     image = random_layout(8)[None]
     image[0, 0, 0] = 7
-    truth = evaluate.true_classes_in_color(image)
+    truth = pictures.true_classes_in_color(image)
     assert truth[0, 0, 0].tolist() == [0, 0, 0]
     np.testing.assert_array_equal(truth[0, 1:], image[0, 1:])
-    np.testing.assert_array_equal(evaluate.color_classes(np.array([[[0, 9]]])), [[[[228, 26, 28], [240, 240, 240]]]])
-    assert evaluate.spread_indices(100, 3) == [0, 50, 99]
-    assert evaluate.spread_indices(2, 8) == [0, 1]
+    np.testing.assert_array_equal(pictures.color_classes(np.array([[[0, 9]]])), [[[[228, 26, 28], [240, 240, 240]]]])
+    assert pictures.spread_indices(100, 3) == [0, 50, 99]
+    assert pictures.spread_indices(2, 8) == [0, 1]
 
 
 @pytest.mark.slow
@@ -211,9 +223,9 @@ def test_one_batch_can_be_learnt_by_heart():
     batch = make_batch([layout.image for layout in layouts], [layout.type == "scene" for layout in layouts])
     config = AutoencoderConfig(latent_channels=16, base_channels=32, downsampling_steps=3)
     optimizer = make_optimizer(1e-3, 0.01)  # with 2e-3 the losses leap; when, depends on the CPU
-    state = jax.jit(lambda key: train_state.create(key, config, optimizer))(jax.random.key(42))
+    state = jax.jit(lambda key: create_state(key, config, optimizer))(jax.random.key(42))
     step = jax.jit(
-        functools.partial(steps.train_step, config=config, weights=steps.LossWeights(), optimizer=optimizer),
+        functools.partial(steps.train_step, config=config, weights=losses.LossWeights(), optimizer=optimizer),
         donate_argnums=0,
     )
     for _ in range(800):

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from imginav_jax import convolutions, progress, target
-from imginav_jax.errors import UserError
+from imginav_jax.devices import target
+from imginav_jax.models import convolutions
+from imginav_jax.system import progress
+from imginav_jax.system.errors import UserError
 
 
 def dilations(convolution):

@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from conftest import random_layout
-from imginav_jax import model, optimizer, steps, torch_config, torch_tensors, train_state
-from imginav_jax.batch import Batch
-from imginav_jax.benchmark import torch_worker
-from imginav_jax.benchmark.torch_job import Job
-from imginav_jax.benchmark.torch_twin import HEADS, Twin, compute_loss, make_optimizer, to_torch
+from imginav_jax.benchmark.pytorch import worker
+from imginav_jax.benchmark.pytorch.job import Job
 from imginav_jax.datasets import palette
-from imginav_jax.model import ACTIVATIONS, AutoencoderConfig
+from imginav_jax.input_pipeline.batch import Batch
+from imginav_jax.models import inference, losses, network
+from imginav_jax.models.architecture import ACTIVATIONS, AutoencoderConfig
+from imginav_jax.pytorch import architecture, tensors
+from imginav_jax.pytorch.twin import HEADS, Twin, compute_loss, to_torch
+from imginav_jax.pytorch.twin import make_optimizer as make_torch_optimizer
+from imginav_jax.training import steps
+from imginav_jax.training.state import TrainState, make_optimizer
 
 EXPERIMENTS = [pytest.param(3, id="R1"), pytest.param(4, id="R2"), pytest.param(5, id="R3")]
 
@@ -30,8 +34,8 @@ def tensors_of(module):
 
 
 def ours_of(twin):
-    config = torch_config.parse_config(twin.config)
-    return config, jax.device_put(torch_tensors.to_params(config, tensors_of(twin)))
+    config = architecture.parse_config(twin.config)
+    return config, jax.device_put(tensors.to_params(config, tensors_of(twin)))
 
 
 def batch_of(seed, size, count=2):
@@ -52,12 +56,12 @@ def channels_last(tensor):
 
 def assert_same_outputs(twin, images):
     config, params = ours_of(twin)
-    latents = jax.jit(lambda params, x: model.encode(config, params, x))(params, steps.scale_images(images))
+    latents = jax.jit(lambda params, x: network.encode(config, params, x))(params, inference.scale_images(images))
     with torch.no_grad():
         expected_latents = twin.encoder(to_torch(images))
         expected = twin(to_torch(images))
     np.testing.assert_allclose(latents, channels_last(expected_latents), rtol=0, atol=1e-4)
-    found = jax.jit(lambda params, z: model.decode(config, params, z))(params, latents)
+    found = jax.jit(lambda params, z: network.decode(config, params, z))(params, latents)
     for name, value in zip(("rgb", "segmentation", "classification"), found, strict=True):
         if value is None:
             assert name not in expected
@@ -76,9 +80,9 @@ def test_outputs_loss_and_every_gradient_agree(downsampling_steps):
     @jax.jit
     def loss_and_gradients(params, batch):
         def loss_fn(params):
-            outputs = model.apply(config, params, steps.scale_images(batch.image))
+            outputs = network.apply(config, params, inference.scale_images(batch.image))
             return sum(
-                steps.weigh_losses(jax.tree.map(jnp.mean, steps.compute_losses(outputs, batch)), steps.LossWeights())
+                losses.weigh_losses(jax.tree.map(jnp.mean, steps.compute_losses(outputs, batch)), losses.LossWeights())
             )
 
         return jax.value_and_grad(loss_fn)(params)
@@ -87,7 +91,7 @@ def test_outputs_loss_and_every_gradient_agree(downsampling_steps):
     expected = twin_loss(twin, batch)
     expected.backward()
     assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
-    found = torch_tensors.from_params(config, gradients)
+    found = tensors.from_params(config, gradients)
     for name, parameter in twin.named_parameters():
         there = parameter.grad.numpy()
         assert np.linalg.norm(found[name] - there) <= 1e-3 * np.linalg.norm(there), name
@@ -97,10 +101,10 @@ def test_the_rivals_evaluation_finds_what_ours_does():
     twin, batch = make_twin(base=16), batch_of(1, 32, count=3)
     config, params = ours_of(twin)
     ours = jax.jit(functools.partial(steps.eval_step, config=config))(params, batch)
-    job = Job("cpu", "float32", True, 16, 16, 3, 1e-4, 0.01, tuple(steps.LossWeights()))
-    works, _, first = torch_worker.make_works(job, {**tensors_of(twin), "images": batch.image, "types": batch.type})
+    job = Job("cpu", "float32", True, 16, 16, 3, 1e-4, 0.01, tuple(losses.LossWeights()))
+    works, _, first = worker.make_works(job, {**tensors_of(twin), "images": batch.image, "types": batch.type})
     loss, confusion, correct = works["eval"]()
-    terms = steps.weigh_losses(jax.tree.map(jnp.mean, ours.losses), steps.LossWeights())
+    terms = losses.weigh_losses(jax.tree.map(jnp.mean, ours.losses), losses.LossWeights())
     assert first == float(loss) == pytest.approx(float(sum(terms)), rel=1e-5)
     moved = np.abs(confusion.numpy().reshape(10, 10) - np.asarray(ours.confusion)).sum() / 2  # by rounding
     assert confusion.sum() == np.asarray(ours.confusion).sum() == batch.image[..., 0].size
@@ -112,12 +116,12 @@ def test_the_rivals_evaluation_finds_what_ours_does():
 def test_ten_steps_of_adamw_keep_the_loss_curves_together(downsampling_steps):
     twin = make_twin(steps=downsampling_steps)
     config, params = ours_of(twin)
-    there, ours = make_optimizer(twin), optimizer.make_optimizer(1e-4, 0.01)
+    there, ours = make_torch_optimizer(twin), make_optimizer(1e-4, 0.01)
     step = jax.jit(
-        functools.partial(steps.train_step, config=config, weights=steps.LossWeights(), optimizer=ours),
+        functools.partial(steps.train_step, config=config, weights=losses.LossWeights(), optimizer=ours),
         donate_argnums=0,
     )
-    state = train_state.TrainState(jnp.zeros((), jnp.int32), params, ours.init(params))
+    state = TrainState(jnp.zeros((), jnp.int32), params, ours.init(params))
     curves = []
     for number in range(10):
         batch = batch_of(number, 64)
@@ -157,7 +161,7 @@ def test_other_architectures_agree_too(twin):
 @pytest.mark.parametrize("downsampling_steps", EXPERIMENTS)
 def test_fresh_weights_are_distributed_as_pytorchs(downsampling_steps):
     config = AutoencoderConfig(16, 32, downsampling_steps)
-    ours = torch_tensors.from_params(config, jax.jit(functools.partial(model.init, config))(jax.random.key(1)))
+    ours = tensors.from_params(config, jax.jit(functools.partial(network.init, config))(jax.random.key(1)))
     theirs = tensors_of(make_twin(steps=downsampling_steps))
     assert list(ours) == list(theirs)
     for name, there in theirs.items():

@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from conftest import ROOT
-from imginav_jax import autoencoder, torch_pickle, weights
-from imginav_jax.benchmark.torch_twin import HEADS, Twin
-from imginav_jax.errors import UserError
+from imginav_jax import autoencoder
 from imginav_jax.export_torch import export_checkpoint
 from imginav_jax.import_torch import import_checkpoint
+from imginav_jax.pytorch import torch_pickle
+from imginav_jax.pytorch.twin import HEADS, Twin
+from imginav_jax.runs import weights
+from imginav_jax.system.errors import UserError
 
 
 @pytest.fixture

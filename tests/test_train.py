@@ -16,9 +16,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
 from configs.phase1_2 import get_config
-from imginav_jax import checkpoints, compiled, experiment, model, run, train
 from imginav_jax.datasets import palette
-from imginav_jax.errors import RunError, UserError
+from imginav_jax.models import network
+from imginav_jax.runs import checkpoints, experiment
+from imginav_jax.system.errors import RunError, UserError
+from imginav_jax.training import compiled, run, train
 
 NAME = "phase1_2_AE_R1_ds3_quick"
 ORIGINAL_COLUMNS = [
@@ -59,7 +61,7 @@ def reproducible(rows):
 
 def state_of(workdir, config):
     exp = experiment.from_config(config)
-    params = jax.eval_shape(lambda: model.init(exp.model, jax.random.key(0)))
+    params = jax.eval_shape(lambda: network.init(exp.model, jax.random.key(0)))
     sharding = jnp.zeros(1).sharding
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     optimizer = run.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)

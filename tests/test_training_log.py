@@ -2,8 +2,8 @@
 
 import pytest
 
-from imginav_jax.errors import UserError
-from imginav_jax.report import training_log
+from imginav_jax.runs import metrics_csv
+from imginav_jax.system.errors import UserError
 
 TEXT = "epoch,step,val_MSE_rgb,device\n1,6,0.5,1 cpu\n2,12,0.25,1 cpu\n"
 ROWS = [
@@ -14,7 +14,7 @@ ROWS = [
 
 def read(path, content):
     path.write_bytes(content)
-    return training_log.read(path)
+    return metrics_csv.read(path)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from imginav_jax import cards, command_line
+from imginav_jax import cards
 from imginav_jax.benchmark import parts
-from imginav_jax.errors import RunError
-from imginav_jax.new_directory import expand_user, make_writable
-from imginav_jax.progress import log_to_stdout, logger
+from imginav_jax.system import command_line
+from imginav_jax.system.errors import RunError
+from imginav_jax.system.files import expand_user, make_writable
+from imginav_jax.system.progress import log_to_stdout, logger
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
 _ONLY = flags.DEFINE_enum("only", None, list(parts.PARTS), "Measure this part alone")
@@ -79,13 +80,15 @@ def measure_experiment() -> None:
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs its share of the card
 
     # Imported here: a mistake in the flags is answered at once.
-    from imginav_jax import target
-    from imginav_jax.benchmark import against_torch, measured, scaling, table
-    from imginav_jax.compiled import explain_out_of_memory
+    from imginav_jax.benchmark import table, timing
+    from imginav_jax.benchmark.pytorch import against
+    from imginav_jax.benchmark.speed import scaling
+    from imginav_jax.devices import target
+    from imginav_jax.devices.mesh import explain_out_of_memory
 
     target.require_devices()
     if _AGAINST_TORCH.value:
-        measure = against_torch.measure
+        measure = against.measure
     elif _SCALING.value:
         measure = scaling.measure
     else:
@@ -93,7 +96,7 @@ def measure_experiment() -> None:
     config, rounds = _CONFIG.value, _ROUNDS.value
     with explain_out_of_memory():
         found = measure(config, rounds)
-    conditions = measured.current_conditions(config, rounds)
+    conditions = timing.current_conditions(config, rounds)
     sys.stdout.write(f"\n{config.get('experiment', '')}  {table.heading(conditions)}\n\n{found.table}\n")
     if _JSON.value:
         values = {"experiment": config.get("experiment"), **dataclasses.asdict(conditions), **found.values}
@@ -107,9 +110,11 @@ def measure_phase() -> None:
       UserError: the config or the folder cannot be used.
       RunError: the device has not enough memory.
     """
-    from imginav_jax import target
-    from imginav_jax.benchmark import phase, results, table
-    from imginav_jax.compiled import explain_out_of_memory
+    from imginav_jax.benchmark import table
+    from imginav_jax.benchmark.phase import phase
+    from imginav_jax.devices import target
+    from imginav_jax.devices.mesh import explain_out_of_memory
+    from imginav_jax.runs import benchmark_file
 
     target.require_devices()
     phase.experiments(_CONFIG.value)  # before a folder is made
@@ -118,7 +123,7 @@ def measure_phase() -> None:
     make_writable(out, option)
     with explain_out_of_memory():
         found = phase.measure(_CONFIG.value, _ROUNDS.value)
-    path = results.save(out, found)
+    path = benchmark_file.save(out, found)
     sys.stdout.write(f"\n{table.render(found)}\n")
     logger.info("Results      %s", path)
     if _JSON.value:
@@ -135,7 +140,7 @@ def measure_memory() -> None:
         # JAX reads these when it is imported: it must not look for a card, nor for the assembler of another CUDA.
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ.pop("CUDA_ROOT", None)
-    from imginav_jax.benchmark import memory
+    from imginav_jax.benchmark.phase import memory
 
     target = memory.this_device() if _CARD.value is None else memory.card(_CARD.value)
     needs = memory.measure(_CONFIG.value, target)

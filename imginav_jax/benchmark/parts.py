@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imginav_jax.benchmark.measured import Measured
+    from imginav_jax.benchmark.timing import Measured
 
 _STEPS = {"train_step": "train", "eval_step": "eval", "encode": "encode", "decode": "decode"}
 
 
 def measure_steps(config: Any, rounds: int, names: Sequence[str] = tuple(_STEPS.values())) -> Measured:
     """All of the steps, where none is named; as `step_cost.measure`."""
-    from imginav_jax.benchmark import step_cost
+    from imginav_jax.benchmark.speed import step_cost
 
     return step_cost.measure(config, rounds, names)
 
@@ -28,10 +28,10 @@ def _measure_by(module: str, config: Any, rounds: int) -> Measured:
 
 
 _MODULES = {
-    "input": "input_rate",
-    "startup": "startup",
-    "preparation": "preparation_cost",
-    "epoch": "epoch_overhead",
+    "input": "speed.input_rate",
+    "startup": "speed.startup",
+    "preparation": "speed.preparation_cost",
+    "epoch": "speed.epoch_overhead",
 }
 PARTS: dict[str, Callable[[Any, int], Measured]] = {
     **{part: functools.partial(measure_steps, names=(name,)) for part, name in _STEPS.items()},

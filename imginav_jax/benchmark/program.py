@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
-from imginav_jax import target
-from imginav_jax.compiled import memory_mib
+from imginav_jax.devices import target
+from imginav_jax.devices.mesh import memory_mib
 
 
 class Program(NamedTuple):

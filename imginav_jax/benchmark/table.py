@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from imginav_jax.benchmark.results import AutoencoderCost, Benchmark, Conditions, Spread, TrainingStepCost
+from imginav_jax.runs.benchmark_file import AutoencoderCost, Benchmark, Conditions, Spread, TrainingStepCost
 
 _GIGA = 1e9
 

@@ -1,15 +1,16 @@
 """Times of works of JAX in turns, and the numbers that are made of them."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from imginav_jax.benchmark import sampling
-from imginav_jax.benchmark.results import Spread, Timing
 from imginav_jax.benchmark.sampling import Sampler, Work
-from imginav_jax.progress import Progress, logger
+from imginav_jax.runs.benchmark_file import Conditions, Spread, Timing
+from imginav_jax.runs.experiment import Config
+from imginav_jax.system.progress import Progress, logger
 
 _Name = TypeVar("_Name", bound=Hashable)
 
@@ -41,3 +42,39 @@ def timing(seconds: Sequence[float], batch_size: int) -> Timing:
 def paired_ratio(seconds: Sequence[float], reference: Sequence[float]) -> Spread:
     """Of every round's own ratio to the reference."""
     return spread([ours / theirs for ours, theirs in zip(seconds, reference, strict=True)])
+
+
+class Measured(NamedTuple):
+    values: dict[str, Any]  # for JSON; a key carries its unit
+    table: str  # the same for a person
+
+
+def current_conditions(config: Config, rounds: int) -> Conditions:
+    """Of the first device, which is the one that is measured."""
+    device = jax.devices()[0]
+    return Conditions(
+        device_kind=device.device_kind,
+        platform=device.platform,
+        num_devices=1,
+        jax_version=jax.__version__,
+        precision=config.precision,
+        image_size=config.data.image_size,
+        batch_size=config.batch_size,
+        rounds=rounds,
+    )
+
+
+def spread_values(key: str, spread: Spread) -> dict[str, float]:
+    """The median under `key`, the quartiles under keys of their own."""
+    return {
+        key: spread.median,
+        f"{key}_lower_quartile": spread.lower_quartile,
+        f"{key}_upper_quartile": spread.upper_quartile,
+    }
+
+
+def timing_values(name: str, timing: Timing) -> dict[str, float]:
+    return {
+        **spread_values(f"{name}_images_per_second", timing.images_per_second),
+        **spread_values(f"{name}_seconds_per_batch", timing.seconds_per_batch),
+    }

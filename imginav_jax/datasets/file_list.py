@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from imginav_jax import atomic
+from imginav_jax.system.files import write_atomically
 
 FILE_NAME = "files.json"
 
@@ -16,7 +16,7 @@ def write(folder: Path) -> None:
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    atomic.write(folder / FILE_NAME, json.dumps(sizes).encode())
+    write_atomically(folder / FILE_NAME, json.dumps(sizes).encode())
 
 
 def find_missing(folder: Path) -> list[str] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from imginav_jax.datasets import layout_file, layout_record, manifest
-from imginav_jax.errors import UserError
+from imginav_jax.system.errors import UserError
 
 NAME, VERSION = "imginav_layouts", "3.0.0"
 _AHEAD = 32  # layouts that are packed before their turn to be written

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from imginav_jax.datasets import palette
-from imginav_jax.errors import UserError
+from imginav_jax.system.errors import UserError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}

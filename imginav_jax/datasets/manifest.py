@@ -6,9 +6,9 @@ import operator
 from collections.abc import Sequence
 from pathlib import Path
 
-from imginav_jax import csv_table
-from imginav_jax.errors import UserError
-from imginav_jax.new_directory import expand_user
+from imginav_jax.system import csv_table
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
 
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
 TYPES = ("room", "scene")

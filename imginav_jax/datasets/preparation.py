@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import tensorflow_datasets as tfds
 
-from imginav_jax import ownership
 from imginav_jax.datasets import file_list, imginav_layouts, layout_file, palette, read_errors, split, synthetic
 from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
 from imginav_jax.datasets.manifest import Manifest, Row, read_manifest
-from imginav_jax.errors import UserError
-from imginav_jax.progress import Progress, logger
+from imginav_jax.system import ownership
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.progress import Progress, logger
 
 OFF_PALETTE_LIMIT = 0.02  # share of all pixels
 TRAIN, VALIDATION = "train", "validation"

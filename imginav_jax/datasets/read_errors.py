@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from imginav_jax.errors import UserError, first_line
+from imginav_jax.system.errors import UserError, first_line
 
 PREPARED_ANEW = "delete it, and it is prepared anew"
 _OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # what a purge or a bad copy leaves

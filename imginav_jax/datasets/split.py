@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from imginav_jax.errors import UserError
+from imginav_jax.system.errors import UserError
 
 
 def validation_mask(

@@ -20,15 +20,16 @@ import optax
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Float, UInt8
 
-from imginav_jax import diffusion_unet, evaluate, pictures, target
-from imginav_jax.datasets import palette
-from imginav_jax.decode import load_decoder
-from imginav_jax.diffusion_unet import Params
-from imginav_jax.errors import UserError
-from imginav_jax.latents import StoredLatents
-from imginav_jax.new_directory import expand_user
-from imginav_jax.ownership import own_output
-from imginav_jax.progress import Progress, log_to_stdout, logger
+from imginav_jax.datasets import palette, pictures
+from imginav_jax.devices import target
+from imginav_jax.latents.decoding import load_decoder
+from imginav_jax.latents.storage import StoredLatents
+from imginav_jax.models import diffusion_unet
+from imginav_jax.models.diffusion_unet import Params
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
+from imginav_jax.system.ownership import own_output
+from imginav_jax.system.progress import Progress, log_to_stdout, logger
 
 CLOSE = 8  # of 255, the largest difference of a channel that still counts as a palette colour
 _BATCH_SIZE = 16
@@ -116,10 +117,10 @@ def run(directory: Path, out: Path, checkpoint: Path | None, num_steps: int, cou
     logger.info("%.1f %% of the pixels are, where the autoencoder decodes training layouts", 100 * bound)
     columns, captions = [made.images, known.images], ["samples", "training layouts"]
     if made.classes is not None:
-        columns.insert(1, evaluate.color_classes(made.classes))
+        columns.insert(1, pictures.color_classes(made.classes))
         captions.insert(1, "their class maps")
     title = [f"within {CLOSE} of the palette: samples {share:.1%}, training layouts {bound:.1%}"]
-    pictures.write_figure(out, evaluate.picture_grid(columns, captions, title))
+    pictures.write_figure(out, pictures.picture_grid(columns, captions, title))
     logger.info("Samples in %s", out)
 
 

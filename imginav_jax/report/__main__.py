@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from imginav_jax.errors import UserError
-from imginav_jax.new_directory import expand_user
-from imginav_jax.progress import log_to_stdout, logger
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
+from imginav_jax.system.progress import log_to_stdout, logger
 
 _CONFIG = Path(__file__).resolve().parent.parent.parent / "configs" / "report.py"
 _NARROWEST = 150  # columns of the table where there is no terminal
@@ -31,8 +31,10 @@ def main() -> None:
         if next_path is not None and next_path.is_dir():
             raise UserError(f"--write-next-config {next_path} is a folder, expected a file")
         # Imported here: a mistake in the flags is answered at once, and the processes that count start light.
-        from imginav_jax import compilation_cache
-        from imginav_jax.report import build, incomplete, next_config, settings, tables
+        from imginav_jax.devices import compilation_cache
+        from imginav_jax.report import build, next_config, settings
+        from imginav_jax.report.page import tables
+        from imginav_jax.runs import incomplete
 
         config = settings.load(expand_user(arguments.config))
         paths = [expand_user(path) for path in arguments.paths]

@@ -6,29 +6,30 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imginav_jax import atomic
-from imginav_jax.benchmark import results as benchmark_results
-from imginav_jax.benchmark.results import Benchmark
 from imginav_jax.datasets import read_errors
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
-from imginav_jax.errors import UserError
-from imginav_jax.experiment import Config
-from imginav_jax.input_pipeline import LayoutSource
-from imginav_jax.new_directory import make_writable
-from imginav_jax.ownership import own_output
-from imginav_jax.progress import logger
-from imginav_jax.report import cost, gallery, page, runs, settings, tables
-from imginav_jax.report.bootstrap import Estimate
-from imginav_jax.report.decision import Candidate, Decision, Rule, decide
-from imginav_jax.report.incomplete import Expected
-from imginav_jax.report.measure import measure
-from imginav_jax.report.metric_table import METRICS
-from imginav_jax.report.probe import Settings
-from imginav_jax.report.results import Report, Result, make_results
-from imginav_jax.report.runs import Found
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.report import settings
+from imginav_jax.report.decision.bootstrap import Estimate
+from imginav_jax.report.decision.metrics import METRICS
+from imginav_jax.report.decision.results import Report, Result, make_results
+from imginav_jax.report.decision.rule import Candidate, Decision, Rule, decide
+from imginav_jax.report.measurement.measure import measure
+from imginav_jax.report.measurement.probe import Settings
+from imginav_jax.report.measurement.subjects import PROBE, Model, ProbeData, make_subjects
+from imginav_jax.report.page import gallery, page, tables
 from imginav_jax.report.settings import PROBE_PREFIX
-from imginav_jax.report.subjects import PROBE, Model, ProbeData, make_subjects
-from imginav_jax.trained_run import TrainedRun
+from imginav_jax.runs import benchmark_file as benchmark_results
+from imginav_jax.runs import phase_folder
+from imginav_jax.runs.benchmark_file import Benchmark
+from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.incomplete import Expected
+from imginav_jax.runs.phase_folder import Found
+from imginav_jax.runs.trained_run import TrainedRun
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import make_writable, write_atomically
+from imginav_jax.system.ownership import own_output
+from imginav_jax.system.progress import logger
 
 _COMPUTED = "computed"  # folder of what later reports need not measure again
 
@@ -55,12 +56,12 @@ def build(
         cannot be written.
     """
     settings.check(config)
-    found = runs.find(paths, expected, work)
+    found = phase_folder.find(paths, expected, work)
     for problem in (*found.unusable, *found.problems):
         logger.warning("%s", problem)
     if not found.runs:
         raise UserError(f"no run in {', '.join(map(str, paths))} can be reported on")
-    runs.require_comparable(found.runs)
+    phase_folder.require_comparable(found.runs)
     out = out or found.phase_dir / "report"
     with own_output(out, f"--out {out}"):
         return _build(found, out, config), out
@@ -188,7 +189,7 @@ def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSourc
         "config": report.config.to_dict(),
         "problems": [*report.found.unusable, *report.found.problems],
         "decisions": report.decisions,
-        "training_cost": cost.training_costs(report.found.runs),
+        "training_cost": tables.training_costs(report.found.runs),
         "metrics": rows,
     }
     logger.info("Drawing ...")
@@ -200,4 +201,4 @@ def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSourc
     for stale in {path.name for path in out.glob("*.png")} - set(files):
         (out / stale).unlink()
     for name, each in files.items():
-        atomic.write(out / name, each)
+        write_atomically(out / name, each)

@@ -4,9 +4,10 @@ import json
 import textwrap
 from pathlib import Path
 
-from imginav_jax import atomic, weights
-from imginav_jax.errors import UserError
-from imginav_jax.report.runs import Run
+from imginav_jax.runs import weights
+from imginav_jax.runs.phase_folder import Run
+from imginav_jax.system import files
+from imginav_jax.system.errors import UserError
 
 _TEMPLATE = '''"""Phase 1.3, the VAE test: it starts from the autoencoder that Phase 1.2 has chosen, {name}.
 
@@ -55,6 +56,6 @@ def write(path: Path, winner: Run, sentence: str) -> None:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(path, text.encode())
+        files.write_atomically(path, text.encode())
     except OSError as error:
         raise UserError(f"--write-next-config {path} cannot be written: {error.strerror}") from None

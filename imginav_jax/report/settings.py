@@ -4,10 +4,10 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from imginav_jax.errors import UserError, first_line
-from imginav_jax.experiment import Config
-from imginav_jax.report.metric_table import METRICS
-from imginav_jax.report.subjects import RGB, SEGMENTATION
+from imginav_jax.report.decision.metrics import METRICS
+from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION
+from imginav_jax.runs.experiment import Config
+from imginav_jax.system.errors import UserError, first_line
 
 PROBE_PREFIX = "probe_"  # of a detail metric by which the probe's classes are judged
 _OUTPUTS = RGB, SEGMENTATION  # that a decision may be made by

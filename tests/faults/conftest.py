@@ -16,7 +16,8 @@ import pytest
 
 from configs.phase1_2 import get_config
 from conftest import ROOT
-from imginav_jax import checkpoints, experiment, optimizer, train_state
+from imginav_jax.runs import checkpoints, experiment
+from imginav_jax.training import state
 
 NAME = "phase1_2_AE_R1_ds1_quick"
 STEPS_PER_EPOCH, EPOCHS = 6, 3
@@ -144,8 +145,8 @@ class Place:
 def _abstract():
     config = get_config("R1,quick")
     config.update_from_flattened_dict(SETTINGS)
-    adamw = optimizer.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
-    create = functools.partial(train_state.create, config=experiment.from_config(config).model, optimizer=adamw)
+    adamw = state.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
+    create = functools.partial(state.create, config=experiment.from_config(config).model, optimizer=adamw)
     here = jax.numpy.zeros(()).sharding
     return jax.tree.map(lambda leaf: leaf.update(sharding=here), jax.eval_shape(create, jax.random.key(0)))
 

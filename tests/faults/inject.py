@@ -21,13 +21,16 @@ from pathlib import Path
 
 from absl import app
 
-from imginav_jax import distributed, main
+from imginav_jax import main
+from imginav_jax.devices import distributed
 
 
 def at(moment, act):
     """Calls `act` once when the program comes to `moment`."""
-    from imginav_jax import atomic, checkpoints, evaluate, run, train
     from imginav_jax.datasets import imginav_layouts
+    from imginav_jax.runs import checkpoints
+    from imginav_jax.system import files
+    from imginav_jax.training import evaluate, run, train
 
     place, _, number = moment.partition(":")
     targets = {
@@ -37,7 +40,7 @@ def at(moment, act):
         "save": (checkpoints, "_checksums"),  # in the background, with the files written and not yet renamed
         "saved": (checkpoints.Checkpoints, "save"),
         "finish": (train, "_finish"),
-        "write": (atomic.os, "fsync"),  # of a file that replaces another: CSV, JSON or picture
+        "write": (files.os, "fsync"),  # of a file that replaces another: CSV, JSON or picture
         "prepare": (imginav_layouts.ImginavLayouts, "_generate_examples"),
     }
     owner, name = targets[place]
@@ -70,7 +73,7 @@ def poison(moment):
     import jax
     import jax.numpy as jnp
 
-    from imginav_jax import run
+    from imginav_jax.training import run
 
     real = run.compile_steps
 
@@ -113,7 +116,7 @@ def inject(fault):
         real = time.time
         time.time = lambda: real() + float(rest)
     elif kind == "tensorboard":
-        from imginav_jax import run
+        from imginav_jax.training import run
 
         run._open_writer = lambda *arguments: fail()
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from imginav_jax import checkpoints, weights
-from imginav_jax.errors import UserError
+from imginav_jax.runs import checkpoints, weights
+from imginav_jax.system.errors import UserError
 
 
 @pytest.mark.fault(6, "a background save fails")

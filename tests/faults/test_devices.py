@@ -2,7 +2,7 @@
 
 import pytest
 
-from imginav_jax import checkpoints
+from imginav_jax.runs import checkpoints
 
 EPOCHS = 4  # of six steps
 LOSSES = ("train_loss", "val_loss")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from imginav_jax.latents import StoredLatents
+from imginav_jax.latents.storage import StoredLatents
 
 # Every one of these has ended or bent some program that reads it.
 HOSTILE = {

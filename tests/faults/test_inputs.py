@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from conftest import random_layout
-from imginav_jax import checkpoints
 from imginav_jax.datasets.imginav_layouts import VERSION
+from imginav_jax.runs import checkpoints
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import time
 import pytest
 
 from faults.test_signals import wait_for_the_end_of_group
-from imginav_jax import checkpoints
 from imginav_jax.datasets import preparation
 from imginav_jax.datasets.imginav_layouts import VERSION
-from imginav_jax.input_pipeline import LayoutSource
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.runs import checkpoints
 
 
 @pytest.mark.slow

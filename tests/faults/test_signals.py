@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from imginav_jax import checkpoints
+from imginav_jax.runs import checkpoints
 
 CODES = {"USR2": 75, "TERM": 128 + signal.SIGTERM, "INT": 128 + signal.SIGINT}
 OTHERS = {"HUP": 128 + signal.SIGHUP, "USR1": 128 + signal.SIGUSR1, "XCPU": 128 + signal.SIGXCPU}

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 from imginav_jax import cards
-from imginav_jax.errors import UserError
+from imginav_jax.system.errors import UserError
 from launch.conftest import CARDS
 
 FRACTION, ALLOCATOR = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_ALLOCATOR"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from imginav_jax import distributed, signals
+from imginav_jax.devices import distributed
+from imginav_jax.system import signals
 
 ENDS_WITHIN = 30  # seconds
 GRACE = 2  # instead of 15

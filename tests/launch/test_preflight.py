@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from imginav_jax import preflight, run
-from imginav_jax.errors import UserError
+from imginav_jax.preflight import checks
+from imginav_jax.system.errors import UserError
+from imginav_jax.training import run
 
 # Of ml_collections, when it loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -35,7 +36,7 @@ def check(cluster, monkeypatch):
         options = [word for word in words if word.startswith("--")]
         config, work = str(ROOT / "configs" / "phase1_2.py"), cluster.folder / "work"
         try:
-            preflight.check_runs(experiments, config, options, work)
+            checks.check_runs(experiments, config, options, work)
         except (UserError, SystemExit) as error:
             return str(error).removeprefix("error: ")
         return None
@@ -53,10 +54,10 @@ def test_the_names_are_those_that_are_documented_and_those_that_are_read():
     header = (ROOT / "launch" / "env.sh").read_text().partition(': "${project')[0]
     documented = set(re.findall(r"IMGINAV_[A-Z0-9_]*[A-Z0-9]", header))
     scripts = list((ROOT / "launch").glob("*.sh"))
-    code = [path for path in (ROOT / "imginav_jax").rglob("*.py") if path.name != "preflight.py"]
-    assert names([*scripts, *code]) == set(preflight.NAMES)
+    code = [path for path in (ROOT / "imginav_jax").rglob("*.py") if "preflight" not in path.parts]
+    assert names([*scripts, *code]) == set(checks.NAMES)
     expanded = {name.replace("_X_", f"_{job}_") for name in documented for job in ("V100", "L40S", "REPORT")}
-    assert expanded == set(preflight.NAMES)
+    assert expanded == set(checks.NAMES)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +71,13 @@ def test_the_names_are_those_that_are_documented_and_those_that_are_read():
 )
 def test_a_name_that_nothing_reads(name, hint):
     with pytest.raises(UserError, match=f"^{name} is set, but nothing reads it; {hint}"):
-        preflight.check_names({"IMGINAV_WORK": "/a", name: ""})
-    preflight.check_names({"IMGINAV_WORK": "/a", "IMGINAVY": "1", "PATH": "/"})
+        checks.check_names({"IMGINAV_WORK": "/a", name: ""})
+    checks.check_names({"IMGINAV_WORK": "/a", "IMGINAVY": "1", "PATH": "/"})
 
 
 def test_looking_at_the_names_needs_no_heavy_import():
-    code = "import sys, imginav_jax.preflight; sys.exit(not {'jax', 'tensorflow', 'numpy'}.isdisjoint(sys.modules))"
+    heavy = {"jax", "tensorflow", "numpy"}
+    code = f"import sys, imginav_jax.preflight.__main__; sys.exit(not {heavy}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -106,14 +108,14 @@ def test_looking_at_the_names_needs_no_heavy_import():
 )
 def test_settings(setting, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        preflight.check_settings(setting)
+        checks.check_settings(setting)
 
 
 def test_settings_that_hold():
-    preflight.check_settings({"IMGINAV_V100_WALL_TIME": "0:11", "IMGINAV_REPORT_WALL_TIME": "0:05"})
-    preflight.check_settings({"IMGINAV_L40S_OPTIONS": "-wt 5 -W 6", "IMGINAV_L40S_WALL_TIME": "1"})
-    preflight.check_settings({"IMGINAV_V100_OPTIONS": "-w 'done(7)' -Jd 'for the paper' -R 'select[a] span[hosts=1]'"})
-    preflight.check_settings({"IMGINAV_REPORT_OPTIONS": "-N -x -wa USR2 -wt 5 -u me"})
+    checks.check_settings({"IMGINAV_V100_WALL_TIME": "0:11", "IMGINAV_REPORT_WALL_TIME": "0:05"})
+    checks.check_settings({"IMGINAV_L40S_OPTIONS": "-wt 5 -W 6", "IMGINAV_L40S_WALL_TIME": "1"})
+    checks.check_settings({"IMGINAV_V100_OPTIONS": "-w 'done(7)' -Jd 'for the paper' -R 'select[a] span[hosts=1]'"})
+    checks.check_settings({"IMGINAV_REPORT_OPTIONS": "-N -x -wa USR2 -wt 5 -u me"})
 
 
 @pytest.mark.parametrize(
@@ -153,13 +155,13 @@ def test_a_work_folder_where_checkpoints_cannot_be_kept(check, cluster, name):
     assert said is not None
     assert said.startswith(f"--workdir {cluster.folder}/{name} holds ")
     with pytest.raises(UserError, match=f"^IMGINAV_WORK {re.escape(str(cluster.folder / name))} holds "):
-        preflight.check_runs(["R1"], "any", [], cluster.folder / name)
+        checks.check_runs(["R1"], "any", [], cluster.folder / name)
 
 
 def test_an_argument_that_is_no_option(cluster, monkeypatch):
     monkeypatch.setattr("sys.argv", ["preflight"])
     with pytest.raises(UserError, match=r"^IMGINAV_ARGUMENTS has an unknown argument batch_size=8, expected"):
-        preflight.check_runs(["R1"], str(ROOT / "configs" / "phase1_2.py"), ["batch_size=8"], cluster.folder / "work")
+        checks.check_runs(["R1"], str(ROOT / "configs" / "phase1_2.py"), ["batch_size=8"], cluster.folder / "work")
 
 
 def test_runs_that_can_start(check, cluster):
@@ -186,15 +188,15 @@ def test_the_space_is_that_of_a_runs_checkpoints(check, cluster, monkeypatch):
     from configs.phase1_2 import get_config
 
     asked = []
-    monkeypatch.setattr(preflight, "_check_space", lambda runs: asked.append(runs))
+    monkeypatch.setattr(checks, "_check_space", lambda runs: asked.append(runs))
     assert check("R1,quick") is None
     ((workdir, experiment),) = asked[0].items()
     # Weights and AdamW's two moments in float32, 786,143 of each, and a few counters, in so many copies.
     copies = run._checkpoints_kept(get_config("R1,quick")) + 1
-    needed = preflight._bytes_needed(workdir, experiment)
+    needed = checks._bytes_needed(workdir, experiment)
     assert 3 * 4 * 786_143 * copies < needed < 3 * 4 * 786_143 * copies + 100 * copies
     (workdir / "checkpoints" / "10").mkdir(parents=True)
-    assert preflight._bytes_needed(workdir, experiment) == needed * (copies - 1) / copies
+    assert checks._bytes_needed(workdir, experiment) == needed * (copies - 1) / copies
 
 
 @pytest.mark.parametrize(
@@ -233,9 +235,9 @@ def test_a_second_submission_waits_for_the_end_of_the_first(cluster, phase, monk
     cluster.wait()
     records = cluster.project / "experiments" / "requeues"
     monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
-    preflight.check_no_job_is_unfinished(records)
+    checks.check_no_job_is_unfinished(records)
     shutil.rmtree(cluster.state)  # LSF forgets finished jobs
-    preflight.check_no_job_is_unfinished(records)
+    checks.check_no_job_is_unfinished(records)
 
 
 def test_a_job_that_was_submitted_by_hand_is_found_once_it_has_started(cluster, site, monkeypatch):
@@ -246,7 +248,7 @@ def test_a_job_that_was_submitted_by_hand_is_found_once_it_has_started(cluster, 
         time.sleep(0.1)
     monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
     with pytest.raises(UserError, match=rf"has unfinished jobs: {job} phase1_2_l40s \("):
-        preflight.check_no_job_is_unfinished(records)
+        checks.check_no_job_is_unfinished(records)
 
 
 def test_a_job_that_was_submitted_by_hand_is_found_while_it_waits(cluster, site, monkeypatch):
@@ -260,8 +262,8 @@ def test_a_job_that_was_submitted_by_hand_is_found_while_it_waits(cluster, site,
         "102 phase1_2_v100[1] (PEND), 102 phase1_2_v100[2] (PEND); wait for them, or: bkill 102"
     )
     with pytest.raises(UserError, match=re.escape(message)):
-        preflight.check_no_job_waits(cluster.project, cluster.folder / "work")
-    preflight.check_no_job_waits(cluster.folder / "another", cluster.folder / "work")
+        checks.check_no_job_waits(cluster.project, cluster.folder / "work")
+    checks.check_no_job_waits(cluster.folder / "another", cluster.folder / "work")
 
 
 @pytest.mark.parametrize(
@@ -285,10 +287,10 @@ def test_which_jobs_wait_for_this_work_folder(cluster, monkeypatch, answer, wait
     monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(home))
     if not waits:
-        preflight.check_no_job_waits(home / "project", Path("/work"))
+        checks.check_no_job_waits(home / "project", Path("/work"))
         return
     with pytest.raises(UserError, match=r"and may train the same runs: 7 phase1_2_.*; wait for them, or: bkill 7$"):
-        preflight.check_no_job_waits(home / "project", Path("/work"))
+        checks.check_no_job_waits(home / "project", Path("/work"))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_what_bjobs_says(cluster, monkeypatch, answer, message):
     cluster.command("bjobs", f"#!/bin/sh\n{answer}\n")
     monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
     if message is None:
-        preflight.check_no_job_is_unfinished(records)
+        checks.check_no_job_is_unfinished(records)
         return
     with pytest.raises(UserError, match=re.escape(message)):
-        preflight.check_no_job_is_unfinished(records)
+        checks.check_no_job_is_unfinished(records)

@@ -1,0 +1,116 @@
+"""The costs that Phase 1.2 compares: of its autoencoders, and of diffusion on each latent that may be chosen."""
+
+import dataclasses
+from fractions import Fraction
+
+from imginav_jax.benchmark import table, timing
+from imginav_jax.benchmark.phase import autoencoder_cost, diffusion_cost
+from imginav_jax.benchmark.timing import current_conditions
+from imginav_jax.models.diffusion_unet import Shape
+from imginav_jax.runs.benchmark_file import AutoencoderCost, Benchmark, DiffusionCost
+from imginav_jax.runs.experiment import Config, Experiment
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.progress import logger
+
+DOWNSAMPLING_STEPS = {"R1": 3, "R2": 4, "R3": 5}  # the runs differ in nothing else
+# Whose cells, and of four times as many channels each: all latents have as many values as R2's.
+MATCHED_VOLUME = {"V1": ("R1", Fraction(1, 4)), "V2": ("R2", Fraction(1)), "V3": ("R3", Fraction(4))}
+UNSHUFFLES = (2, 4)  # of R1's latent
+
+
+def measure(config: Config, rounds: int) -> Benchmark:
+    """Times everything on the first device; takes minutes.
+
+    Args:
+      config: of R1, R2 or R3; only the downsampling steps are changed.
+      rounds: samples of every time.
+
+    Raises:
+      UserError: the config cannot be used.
+    """
+    runs = experiments(config)
+    conditions = current_conditions(config, rounds)
+    logger.info("Measuring on %s", table.heading(conditions))
+    return Benchmark(
+        **dataclasses.asdict(conditions),
+        autoencoders=_measure_autoencoders(runs, rounds),
+        diffusion=_measure_diffusion(runs, rounds),
+    )
+
+
+def experiments(config: Config) -> dict[str, Experiment]:
+    """R1, R2 and R3, made of any of them, with fresh weights.
+
+    Raises:
+      UserError: it is another experiment, or a value is out of range.
+    """
+    given = config.get("experiment", "R1")
+    if given not in DOWNSAMPLING_STEPS:
+        raise UserError(f"config.experiment is {given}, expected one of {', '.join(DOWNSAMPLING_STEPS)}")
+    found = {}
+    for run, steps in DOWNSAMPLING_STEPS.items():
+        changed = config.copy_and_resolve_references()
+        changed.model.downsampling_steps = steps
+        found[run] = autoencoder_cost.fresh_experiment(changed)
+    return found
+
+
+def latent_shapes(image_size: int, latent_channels: int) -> dict[str, Shape]:
+    """What a diffusion model may work on: every run's latent, R1's pixel-unshuffled, and the matched-volume arm.
+
+    Pixel-unshuffling by f makes f x f cells one, with f * f times the channels.
+    """
+    sides = {run: image_size // 2**steps for run, steps in DOWNSAMPLING_STEPS.items()}
+    shapes = {run: (side, side, latent_channels) for run, side in sides.items()}
+    for factor in UNSHUFFLES:
+        side = sides["R1"] // factor
+        shapes[f"R1_unshuffle_{factor}"] = side, side, latent_channels * factor**2
+    matched = {
+        arm: (sides[run], sides[run], max(1, int(latent_channels * times)))
+        for arm, (run, times) in MATCHED_VOLUME.items()
+    }
+    return shapes | matched
+
+
+def group_by_shape(shapes: dict[str, Shape]) -> dict[Shape, tuple[str, ...]]:
+    """Every shape once, with all its names, in the order of the first of them."""
+    names: dict[Shape, tuple[str, ...]] = {}
+    for name, shape in shapes.items():
+        names[shape] = (*names.get(shape, ()), name)
+    return names
+
+
+def _measure_autoencoders(runs: dict[str, Experiment], rounds: int) -> tuple[AutoencoderCost, ...]:
+    config = next(iter(runs.values())).config
+    batch = autoencoder_cost.synthetic_batch(config.batch_size, config.data.image_size, config.data.seed)
+    prepared = {}
+    for run, exp in runs.items():
+        prepared[run] = autoencoder_cost.prepare(exp, batch, ("train", "encode", "decode"))
+        seconds = prepared[run].programs["train"].compile_seconds
+        logger.info("%s: autoencoder compiled, its training step in %.1f s", run, seconds)
+    works = {(run, name): work for run, each in prepared.items() for name, work in each.works.items()}
+    seconds = timing.time_in_turns("Autoencoders", timing.warm_up(works), rounds)
+    return tuple(
+        autoencoder_cost.cost(run, each, {name: seconds[run, name] for name in each.works})
+        for run, each in prepared.items()
+    )
+
+
+def _measure_diffusion(runs: dict[str, Experiment], rounds: int) -> tuple[DiffusionCost, ...]:
+    config = runs["R1"].config
+    shapes = latent_shapes(config.data.image_size, config.model.latent_channels)
+    groups, prepared = group_by_shape(shapes), {}
+    for shape, names in groups.items():
+        unet, controlnet = diffusion_cost.prepare(shape, config.batch_size, config.precision, config.data.seed)
+        prepared |= {(shape, "unet"): unet, (shape, "controlnet"): controlnet}
+        spent = unet.program.compile_seconds + controlnet.program.compile_seconds
+        logger.info("%s: U-Net and ControlNet compiled in %.1f s", ", ".join(names), spent)
+    works = {key: each.work for key, each in prepared.items()}
+    seconds = timing.time_in_turns("Diffusion", timing.warm_up(works), rounds)
+    costs = {
+        (shape, kind): diffusion_cost.cost(each, seconds[shape, kind], seconds[shapes["R1"], kind], config.batch_size)
+        for (shape, kind), each in prepared.items()
+    }
+    return tuple(
+        DiffusionCost(names, shape, costs[shape, "unet"], costs[shape, "controlnet"]) for shape, names in groups.items()
+    )

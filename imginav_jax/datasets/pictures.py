@@ -1,0 +1,118 @@
+"""A person's pictures in and out: PNG files checked for a model, and figures written whole."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from imginav_jax.datasets import layout_file, palette
+from imginav_jax.system import files
+from imginav_jax.system.errors import UserError
+
+
+def read_images(paths: Sequence[Path], image_size: int) -> UInt8[np.ndarray, "b size size 3"]:
+    """The pixels of 8-bit RGB PNG files.
+
+    Raises:
+      UserError: a file is missing, damaged, or of another size or mode.
+    """
+    images = []
+    for path in paths:
+        content = layout_file.read_layout(path, image_size)
+        layout_file.inspect_layout(path, content)
+        images.append(layout_file.decode_layout(content))
+    return np.stack(images)
+
+
+def check_figure_path(path: Path, suffixes: Sequence[str]) -> None:
+    """UserError unless the name ends as one of `suffixes`."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"--out is {path}, expected a name that ends in {' or '.join(suffixes)}")
+
+
+def write_figure(path: Path, figure: Image.Image) -> None:
+    """A PNG, replaced in one step and its folder made; UserError where it cannot be written."""
+    _save(path, figure, format="PNG")
+
+
+def write_animation(path: Path, frames: Sequence[UInt8[np.ndarray, "h w 3"]], milliseconds: int) -> None:
+    """A GIF that repeats for ever, each frame shown so long; otherwise as `write_figure`."""
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    _save(path, first, format="GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
+
+
+def _save(path: Path, picture: Image.Image, **options: Any) -> None:
+    content = io.BytesIO()
+    picture.save(content, **options)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, content.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from None
+
+
+_LINE_HEIGHT = 14  # pixels
+_GAP = 4  # pixels between pictures
+_OFF_PALETTE_COLOR = (0, 0, 0)
+ERROR_GAIN = 4  # an error of 64 of 255 is white
+
+
+def spread_indices(length: int, count: int) -> list[int]:
+    """At most `count` indices, evenly spread over `range(length)`."""
+    return sorted({round(position) for position in np.linspace(0, length - 1, min(count, length))})
+
+
+def color_classes(classes: UInt8[np.ndarray, "b h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    return palette.COLORS[classes]
+
+
+def true_classes_in_color(images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """The ground truth of the segmentation; black where a pixel is off the palette and so has no class."""
+    colors = np.array(_OFF_PALETTE_COLOR, np.uint8)
+    return np.where(palette.on_palette(images)[..., None], images, colors)
+
+
+def show_error(
+    images: UInt8[np.ndarray, "b h w 3"], made: UInt8[np.ndarray, "b h w 3"]
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """The mean absolute error over the three channels, times ERROR_GAIN: black where there is none."""
+    error = np.abs(images.astype(np.float64) - made).mean(-1, keepdims=True) * ERROR_GAIN
+    return np.repeat(error.clip(0, 255).astype(np.uint8), 3, -1)
+
+
+def side_by_side(
+    left: UInt8[np.ndarray, "b h w 3"],
+    right: UInt8[np.ndarray, "b h w 3"],
+    captions: tuple[str, str],
+    title: Sequence[str] = (),
+) -> Image.Image:
+    """One row an image at full resolution: the left version and the right one, under captions and lines of title."""
+    return picture_grid((left, right), captions, title)
+
+
+def picture_grid(
+    columns: Sequence[UInt8[np.ndarray, "b h w 3"]], captions: Sequence[str], title: Sequence[str] = ()
+) -> Image.Image:
+    """One row an image at full resolution, a column a version of it, under captions and lines of title."""
+    count, height, width, _ = columns[0].shape
+    top = _LINE_HEIGHT * (len(title) + 1)
+    grid = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, top + count * (height + _GAP) - _GAP), "white")
+    draw = ImageDraw.Draw(grid)
+    for line, text in enumerate(title):
+        draw.text((_GAP, line * _LINE_HEIGHT), text, fill="black")
+    for column, (images, caption) in enumerate(zip(columns, captions, strict=True)):
+        x = column * (width + _GAP)
+        draw.text((x + _GAP, top - _LINE_HEIGHT), caption, fill="black")
+        for row, image in enumerate(images):
+            grid.paste(Image.fromarray(image), (x, top + row * (height + _GAP)))
+    return grid
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    files.write_atomically(path, content.getvalue())

@@ -1,0 +1,98 @@
+"""What XLA must know of a card to compile for it where there is none; `imginav_jax.cards.CHIPS` names them."""
+
+import dataclasses
+import importlib.metadata
+import logging
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from imginav_jax.system.errors import UserError
+
+# XLA's compiler for NVIDIA cards, of JAX's own version, and the assembler that it calls: CUDA 13's knows no V100.
+_PLUGIN, _ASSEMBLER = "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12"
+
+# A textproto of XLA's GpuTargetConfigProto.  The memory is far more than any card has: near a card's own, XLA computes
+# values twice to stay below it, and its estimate is then not what the program would like to have.
+_DESCRIPTION = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: {capability[0]} minor: {capability[1]} }}
+  core_count: {multiprocessors}
+  fpus_per_core: {fpus}
+  threads_per_core_limit: {threads}
+  shared_memory_per_core: {shared_memory}
+  shared_memory_per_block_optin: {shared_memory_of_block}
+  l2_cache_size: {l2_cache}
+  clock_rate_ghz: {clock_ghz}
+  memory_bandwidth: {bandwidth}
+  device_memory_size: 1099511627776
+  shared_memory_per_block: 49152
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 patch: 2 }}
+runtime_version {{ major: 12 minor: 9 patch: 0 }}
+device_description_str: "{name}"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """The numbers that CUDA reports of a card, memory in bytes."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    fpus: int  # of a multiprocessor, as are the next two
+    threads: int
+    shared_memory: int
+    shared_memory_of_block: int  # at most
+    l2_cache: int
+    clock_ghz: float
+    bandwidth: int  # of the card's memory, a second
+
+
+CHIPS = {
+    "V100": Chip((7, 0), 80, 64, 2048, 98_304, 98_304, 6_291_456, 1.53, 898_048_000_000),
+    "L40S": Chip((8, 9), 142, 128, 1536, 102_400, 101_376, 100_663_296, 2.52, 864_096_000_000),
+}
+
+
+def device(name: str) -> Any:
+    """A device of JAX that programs can be compiled for and never run on; `name` is one of CHIPS.
+
+    JAX must have been imported with JAX_PLATFORMS=cpu and without CUDA_ROOT: it would look for a card, and for another
+    assembler.
+
+    Raises:
+      UserError: what compiles for cards is missing, or of another version than JAX.
+    """
+    check_installed()
+    logging.getLogger("jax_plugins.xla_cuda12").setLevel(logging.ERROR)  # it warns of what only a run would need
+    description = _DESCRIPTION.format(name=name, **dataclasses.asdict(CHIPS[name]))
+    return topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=description).devices[0]
+
+
+def check_installed() -> None:
+    """Raises UserError, with the command that mends it, where nothing compiles for cards."""
+    plugin, assembler = _version(_PLUGIN), _version(_ASSEMBLER)
+    if plugin == jax.__version__ and assembler:
+        return
+    there = f"{_PLUGIN} is {plugin or 'missing'}, {_ASSEMBLER} is {assembler or 'missing'}"
+    raise UserError(
+        f"JAX {jax.__version__} cannot compile for a card here: {there}; "
+        f"pip install --no-deps {_PLUGIN}=={jax.__version__} {_ASSEMBLER}"
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

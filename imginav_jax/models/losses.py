@@ -1,0 +1,52 @@
+"""The three loss terms, one value an image, in float32, and how they are weighted."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
+
+
+def mse_rgb(rgb: Float[Array, "b h w 3"], target: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
+    """Mean squared error over pixels and channels; both in [-1, 1], so in [0, 4]."""
+    return jnp.square(rgb - target).mean((1, 2, 3))
+
+
+def cross_entropy_segmentation(
+    logits: Float[Array, "b h w classes"], labels: Bool[Array, "b h w classes"]
+) -> Float[Array, " b"]:
+    """Cross-entropy in nats, the mean over each image's labelled pixels; 0 for an image that has none.
+
+    `labels` is one-hot, all False where a pixel is to be ignored.  The product with it replaces a gather, which
+    XLA turns into slow scatters in the backward pass.
+    """
+    picked = jnp.where(labels, jax.nn.log_softmax(logits), 0).sum((1, 2, 3))
+    return -picked / jnp.maximum(labels.any(-1).sum((1, 2)), 1)
+
+
+def cross_entropy_classification(logits: Float[Array, "b types"], types: Int32[Array, " b"]) -> Float[Array, " b"]:
+    """Cross-entropy in nats of the room/scene logits."""
+    labels = jax.nn.one_hot(types, logits.shape[-1], dtype=logits.dtype)
+    return -(labels * jax.nn.log_softmax(logits)).sum(-1)
+
+
+class LossWeights(NamedTuple):
+    mse: float = 1.0
+    segmentation: float = 0.05
+    classification: float = 0.01
+
+
+class Losses(NamedTuple):
+    """The loss terms: one value an image or means, unweighted unless said otherwise; CE in nats.
+
+    The term of a head that the model does not have is 0.
+    """
+
+    mse_rgb: Any
+    ce_segmentation: Any
+    ce_classification: Any
+
+
+def weigh_losses(terms: Losses, weights: LossWeights) -> Losses:
+    """Each term multiplied by its weight; their sum is the loss."""
+    return Losses(*(term * weight for term, weight in zip(terms, weights, strict=True)))

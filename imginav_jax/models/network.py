@@ -1,0 +1,253 @@
+"""The autoencoder of Phase 1.2: encoder, decoder and its three heads, in flax.nnx behind pure functions.
+
+`init`, `apply`, `encode` and `decode` take a frozen `AutoencoderConfig` and a nested dict of arrays (`Params`);
+nothing outside this module needs to know flax.  Kernels are stored HWIO.  A transposed kernel is stored as the
+correlation kernel over the zero-dilated input, that is PyTorch's kernel flipped in both spatial axes.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from imginav_jax.models import convolutions, normalization
+from imginav_jax.models.architecture import ACTIVATIONS, NORM_GROUPS, AutoencoderConfig, HeadConfig
+
+Params = dict[str, Any]
+Operation = Callable[[Array, Array], Array]  # (images, kernel) to images
+Draw = Callable[[tuple[int, ...], int], Array]  # (shape, fan_in) to a parameter's first values
+
+
+class Outputs(NamedTuple):
+    """What the decoder's heads return, None for a head that is missing; logits are unnormalised, all is float32."""
+
+    rgb: Float[Array, "b h w 3"] | None  # in [-1, 1]
+    segmentation_logits: Float[Array, "b h w classes"] | None
+    room_scene_logits: Float[Array, "b 2"] | None
+
+
+class _Uniform:
+    """PyTorch's default for weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+
+    `kaiming_uniform_(a=sqrt(5))` has this very bound; see torch.nn.modules.conv._ConvNd.reset_parameters.
+    The parameters share one draw, handed out in turn: a draw for each takes XLA many seconds to compile.
+    """
+
+    def __init__(self, numbers: Float[Array, " parameters"]):
+        """`numbers` are in [-1, 1) and at least as many as the parameters."""
+        self._numbers, self._used = numbers, 0
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int) -> Array:
+        start, self._used = self._used, self._used + math.prod(shape)
+        return self._numbers[start : self._used].reshape(shape) / math.sqrt(fan_in)
+
+
+def _zeros(shape: tuple[int, ...], fan_in: int) -> Array:
+    del fan_in
+    return jnp.zeros(shape, jnp.float32)
+
+
+class Conv(nnx.Module):
+    """A convolution and a bias; `operation` says how it steps over the image."""
+
+    def __init__(self, operation: Operation, cin: int, cout: int, size: int, fan_in: int, *, dtype: Any, draw: Draw):
+        self.kernel = nnx.Param(draw((size, size, cin, cout), fan_in))
+        self.bias = nnx.Param(draw((cout,), fan_in))
+        self.operation, self.dtype = operation, dtype
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        # In float32, for the bias's gradient is a sum over every pixel: in bfloat16 it was wrong by half and more.
+        return (self.without_bias(x).astype(jnp.float32) + self.bias[...].reshape(1, 1, 1, -1)).astype(self.dtype)
+
+    def without_bias(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        return self.operation(x, self.kernel[...].astype(self.dtype))
+
+
+def _same(cin: int, cout: int, size: int, *, dtype: Any, draw: Draw) -> Conv:
+    return Conv(convolutions.conv, cin, cout, size, size * size * cin, dtype=dtype, draw=draw)
+
+
+def _down(channels: int, *, dtype: Any, draw: Draw) -> Conv:
+    return Conv(convolutions.downsample_conv, channels, channels, 4, 4 * 4 * channels, dtype=dtype, draw=draw)
+
+
+def _up(cin: int, cout: int, *, dtype: Any, draw: Draw) -> Conv:
+    # PyTorch counts the fan of a transposed kernel by its second axis, which is the outputs.
+    return Conv(convolutions.upsample_conv, cin, cout, 4, 4 * 4 * cout, dtype=dtype, draw=draw)
+
+
+class NormAct(nnx.Module):
+    """GroupNorm (affine) and the activation, behind a convolution whose bias is added here."""
+
+    def __init__(self, channels: int, groups: int = NORM_GROUPS, activation: str = "SiLU"):
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.groups, self.activation = groups, activation
+
+    def __call__(self, conv: Conv, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
+        parameters = conv.bias[...], self.scale[...], self.bias[...]
+        return normalization.bias_norm_act(conv.without_bias(x), *parameters, self.groups, ACTIVATIONS[self.activation])
+
+
+class Encoder(nnx.Module):
+    """Image to latent: one (conv, norm, strided conv, norm) stage a downsampling step, then a bottleneck."""
+
+    def __init__(self, config: AutoencoderConfig, draw: Draw):
+        dtype = jnp.dtype(config.compute_dtype)
+        norm = functools.partial(NormAct, groups=config.norm_groups, activation=config.activation)
+        stages, cin = [], 3
+        for c in config.stage_channels:
+            conv = _same(cin, c, 3, dtype=dtype, draw=draw)
+            down = _down(c, dtype=dtype, draw=draw)
+            stages.append(nnx.List([conv, norm(c), down, norm(c)]))
+            cin = c
+        self.stages = nnx.List(stages)
+        self.bottleneck = nnx.List([_same(cin, cin, 3, dtype=dtype, draw=draw), norm(cin)])
+        self.to_latent = _same(cin, config.latent_channels, 1, dtype=dtype, draw=draw)
+        self.dtype, self.remat = dtype, config.remat
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f latent"]:
+        x = images.astype(self.dtype)
+        for layers in [*self.stages, self.bottleneck]:
+            x, _ = _run(layers, x, self.remat)
+        return self.to_latent(x).astype(jnp.float32)
+
+
+class PictureHead(nnx.Module):
+    """Features to a picture: conv, norm, conv."""
+
+    def __init__(self, cin: int, head: HeadConfig, *, dtype: Any, draw: Draw):
+        groups = max(groups for groups in range(1, head.norm_groups + 1) if cin % groups == 0)
+        hidden, norm = _same(cin, cin, 3, dtype=dtype, draw=draw), NormAct(cin, groups, head.activation)
+        self.layers = nnx.List([hidden, norm, _same(cin, head.outputs, 3, dtype=dtype, draw=draw)])
+
+
+class LogitsHead(nnx.Module):
+    """Features to logits: the mean over the image, then a linear layer, in float32."""
+
+    def __init__(self, cin: int, head: HeadConfig, *, draw: Draw):
+        self.kernel = nnx.Param(draw((cin, head.outputs), cin))
+        self.bias = nnx.Param(draw((head.outputs,), cin))
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b logits"]:
+        pooled = x.astype(jnp.float32).mean((1, 2))
+        return pooled @ self.kernel[...] + self.bias[...].reshape(1, -1)
+
+
+class Decoder(nnx.Module):
+    """Latent to shared features at image size, then the RGB, segmentation and room/scene heads."""
+
+    def __init__(self, config: AutoencoderConfig, draw: Draw):
+        dtype = jnp.dtype(config.compute_dtype)
+        norm = functools.partial(NormAct, groups=config.norm_groups, activation=config.activation)
+        c = config.stage_channels[-1]
+        stages = [nnx.List([_same(config.latent_channels, c, 3, dtype=dtype, draw=draw), norm(c)])]
+        for _ in range(config.downsampling_steps):
+            stages.append(nnx.List([_up(c, c // 2, dtype=dtype, draw=draw), norm(c // 2)]))
+            c //= 2
+        self.stages = nnx.List(stages)
+        rgb, segmentation, classification = map(config.head, ("rgb", "segmentation", "classification"))
+        self.rgb = rgb and PictureHead(c, rgb, dtype=dtype, draw=draw)
+        self.segmentation = segmentation and PictureHead(c, segmentation, dtype=dtype, draw=draw)
+        self.classification = classification and LogitsHead(c, classification, draw=draw)
+        self.dtype, self.remat = dtype, config.remat
+
+    def __call__(self, latents: Float[Array, "b h w latent"]) -> Outputs:
+        x = latents.astype(self.dtype)
+        for stage in self.stages:
+            x, _ = _run(stage, x, self.remat)
+        rgb, x = self._picture(self.rgb, x)
+        segmentation_logits, x = self._picture(self.segmentation, x)
+        return Outputs(
+            rgb=None if rgb is None else jnp.tanh(rgb),
+            segmentation_logits=segmentation_logits,
+            room_scene_logits=self.classification and self.classification(x),
+        )
+
+    def _picture(self, head: PictureHead | None, x: Array) -> tuple[Array | None, Array]:
+        """The head's picture, and the features for what comes next."""
+        if head is None:
+            return None, x
+        y, x = _run(head.layers, x, self.remat)
+        return y.astype(jnp.float32), x
+
+
+class Autoencoder(nnx.Module):
+    def __init__(self, config: AutoencoderConfig, draw: Draw):
+        self.encoder = Encoder(config, draw)
+        self.decoder = Decoder(config, draw)
+
+
+def _run(layers: nnx.List, x: Array, remat: bool) -> tuple[Array, Array]:
+    """What the layers make of x, and x itself: whatever else uses x takes the one that is returned.
+
+    With `remat` nothing between the two is kept for the backward pass, and the barrier puts that pass in order: the
+    layers are computed anew once the gradient of everything that uses what is returned is there, and no earlier layer
+    is before all gradients of these are.  Otherwise the activations of several stages, or of two heads, would be live
+    at once.  The barriers need `target.compiler_options` on the CPU.
+    """
+    if not remat:
+        return _chain(layers, x), x
+    definition, state = nnx.split(layers)
+
+    @jax.checkpoint
+    def run(state: nnx.State, x: Array) -> tuple[Array, Array]:
+        state, x = lax.optimization_barrier((state, x))
+        return _chain(nnx.merge(definition, state), x), x
+
+    return run(state, x)
+
+
+def _chain(layers: nnx.List, x: Array) -> Array:
+    """Pairs of convolution and norm, and in a head a last convolution."""
+    for conv, norm in itertools.zip_longest(layers[::2], layers[1::2]):
+        x = conv(x) if norm is None else norm(conv, x)
+    return x
+
+
+@functools.cache
+def _structure(config: AutoencoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """What the modules are, and the shapes of their parameters."""
+    return nnx.split(nnx.eval_shape(lambda: Autoencoder(config, _zeros)))
+
+
+def _merge(config: AutoencoderConfig, params: Params) -> Autoencoder:
+    return nnx.merge(_structure(config)[0], nnx.State(params))
+
+
+def abstract_params(config: AutoencoderConfig) -> Params:
+    """Shapes and dtypes of the parameters, without making them."""
+    return nnx.to_pure_dict(_structure(config)[1])
+
+
+def init(config: AutoencoderConfig, key: Array) -> Params:
+    """Fresh float32 parameters with PyTorch's default distribution, as a nested dict of arrays."""
+    count = parameter_count(abstract_params(config))
+    numbers = jax.random.uniform(key, (count,), jnp.float32, -1, 1)
+    return nnx.to_pure_dict(nnx.state(Autoencoder(config, _Uniform(numbers)), nnx.Param))
+
+
+def encode(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f c"]:
+    """Deterministic latents, float32, of images in [-1, 1]; height and width must divide by `config.compression`."""
+    return _merge(config, params).encoder(images)
+
+
+def decode(config: AutoencoderConfig, params: Params, latents: Float[Array, "b h w c"]) -> Outputs:
+    """The heads' outputs at `config.compression` times the latents' height and width."""
+    return _merge(config, params).decoder(latents)
+
+
+def apply(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> Outputs:
+    """`decode` of `encode`."""
+    return decode(config, params, encode(config, params, images))
+
+
+def parameter_count(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

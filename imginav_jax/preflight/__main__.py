@@ -1,0 +1,41 @@
+"""What is checked before jobs are queued, so that no mistake waits for a card: called by the scripts in launch/.
+
+    python -m imginav_jax.preflight --names
+    python -m imginav_jax.preflight R1,quick R2,quick --config configs/phase1_2.py --options --config.batch_size=8
+
+The first form only checks the names of the variables.  The settings are read from the environment, as launch/env.sh
+leaves them.  Nothing is made or changed; the first mistake is one line on stderr, and the exit code is 1.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from imginav_jax.preflight import checks
+from imginav_jax.system.errors import UserError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m imginav_jax.preflight", description="Check what is to be queued.")
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="R1 or R1,quick")
+    parser.add_argument("--names", action="store_true", help="check the names of IMGINAV_ variables alone")
+    parser.add_argument("--config", metavar="FILE", help="configs/phase1_2.py")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="where the output of the jobs goes")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of imginav_jax.main; the last option")
+    arguments = parser.parse_args()
+    try:
+        checks.check_names()
+        if not arguments.names:
+            checks.check_settings()
+            work = Path(os.environ["IMGINAV_WORK"])
+            checks.check_runs(arguments.experiments, arguments.config, arguments.options, work)
+            checks.check_writable("the folder of the jobs' output", arguments.logs)
+            checks.check_no_job_is_unfinished(work / "experiments" / "requeues")
+            checks.check_no_job_waits(Path(arguments.config).parent.parent, work)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What was measured, as numbers with intervals: one result a label and output."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from imginav_jax.report.decision.bootstrap import Estimate, Resampling
+from imginav_jax.report.decision.metrics import METRICS, Metric
+from imginav_jax.report.decision.rule import Decision
+from imginav_jax.report.measurement.measure import Measured
+from imginav_jax.report.measurement.subjects import RGB, Subject
+from imginav_jax.runs.benchmark_file import Benchmark
+from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.phase_folder import Found, Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A run, its seeds together, or a yardstick.
+
+    Attributes:
+      label: R1, say.
+      kind: run or baseline.
+      latent_shape: height, width, channels.
+      num_runs: seeds.
+      estimates: by output and metric.
+      layouts: the counts of the first seed, a layout a row, by output; for pictures of single layouts.
+    """
+
+    label: str
+    kind: Literal["run", "baseline"]
+    latent_shape: tuple[int, int, int]
+    num_runs: int
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    layouts: Measured
+
+    @property
+    def latent_values(self) -> int:
+        height, width, channels = self.latent_shape
+        return height * width * channels
+
+    def estimate(self, output: str, metric: str) -> Estimate | None:
+        return self.estimates.get(output, {}).get(metric)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that was found out."""
+
+    found: Found
+    config: Config  # of configs/report.py
+    results: list[Result]
+    decisions: dict[str, Decision]  # by arm
+    benchmarks: list[Benchmark]
+    costs_on: str  # the card whose diffusion costs break a tie; empty where there is none
+    num_layouts: int  # of the validation split
+    num_scenes: int
+
+    @property
+    def confidence(self) -> float:
+        return self.config.bootstrap.confidence
+
+    @property
+    def first_decision(self) -> Decision:
+        """That of the first arm, which the next phase starts from."""
+        return next(iter(self.decisions.values()))
+
+    def winner(self) -> Run | None:
+        """By its first seed."""
+        label = self.first_decision.winner
+        return next((group.runs[0] for group in self.found.groups if group.label == label), None)
+
+
+def metrics_of(output: str) -> dict[str, Metric]:
+    """Only the RGB output is a picture; every output has classes."""
+    return {name: metric for name, metric in METRICS.items() if output == RGB or metric.on == "classes"}
+
+
+def make_results(
+    subjects: Sequence[Subject], measured: Mapping[str, Measured], scenes: Sequence[str], config: Config
+) -> list[Result]:
+    """Estimates on one set of draws for all, so that every difference is paired.
+
+    Args:
+      subjects: what was measured.
+      measured: its counts, by the subject's name.
+      scenes: of each layout.
+      config: `bootstrap` of configs/report.py.
+    """
+    resampling = Resampling(scenes, config.samples, config.seed)
+    by_label: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        by_label.setdefault(subject.label, []).append(subject)
+    results = []
+    for label, members in by_label.items():
+        first, counts = members[0], [measured[subject.name] for subject in members]
+        drawn = resampling.draw_seeds(len(members))
+        estimates = {
+            output: resampling.estimate(
+                [each[output] for each in counts],
+                {name: metric.compute for name, metric in metrics_of(output).items()},
+                drawn,
+            )
+            for output in counts[0]
+        }
+        results.append(Result(label, first.kind, first.latent_shape, len(members), estimates, counts[0]))
+    return results

@@ -1,0 +1,157 @@
+"""Measures every subject on every layout of a split, and keeps what it has measured."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from imginav_jax.datasets import layout_record
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.report.measurement import fidelity, structure
+from imginav_jax.report.measurement.subjects import Images, Outputs, Subject
+from imginav_jax.system import files, workers
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.progress import Progress, logger
+
+_BATCH_SIZE = 8  # layouts that are predicted at once
+_FEW_LAYOUTS = 16  # not worth the start of other processes
+_AHEAD = 32  # layouts that may wait to be counted
+_COUNT_PICTURES, _SNAP = jax.jit(fidelity.count), jax.jit(fidelity.snap)
+_PACKAGE = Path(__file__).resolve().parents[2]
+_DECISIVE = ("models", "report/measurement", "datasets/palette.py", "datasets/layout_record.py")  # for the numbers
+
+Counts = dict[str, Float[np.ndarray, "layouts ..."]]  # a layout a row, by what is counted
+Measured = dict[str, Counts]  # by output
+_Rows = Mapping[str, Mapping[str, np.ndarray]]  # one layout's counts, by output
+_Pending = tuple[Future[Any], _Rows]  # of the class maps, and of the pictures
+
+
+def measure(chosen: Sequence[Subject], source: LayoutSource, data_key: str, folder: Path) -> dict[str, Measured]:
+    """Each subject's counts by its name, from `folder` where they have been measured before.
+
+    Each is stored as soon as it is complete, so that a report that was cut off goes on from there.
+
+    Raises:
+      OSError: `folder` cannot be written.
+      UserError: a process that counts was ended from outside.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {subject.name: folder / f"{_key(subject, data_key)}.npz" for subject in chosen}
+    measured = {name: stored for name, path in paths.items() if (stored := _read(path)) is not None}
+    if measured:
+        logger.info("%d of %d measurements are reused from %s", len(measured), len(chosen), folder)
+    missing = [subject for subject in chosen if subject.name not in measured]
+    try:
+        with _open_pool(len(source)) as pool:
+            for subject in missing:
+                measured[subject.name] = _compute(subject, source, pool)
+                _write(paths[subject.name], measured[subject.name])
+    except BrokenProcessPool:
+        raise UserError("a process that counted was ended from outside; is there enough memory?") from None
+    for subject in chosen:
+        measured[subject.name] = {**measured.get(subject.shares, {}), **measured[subject.name]}
+    return measured
+
+
+def _key(subject: Subject, data_key: str) -> str:
+    """Changes with the subject, the data, and the program that measures."""
+    return hashlib.sha256(json.dumps([subject.key, data_key, digest_program()]).encode()).hexdigest()[:16]
+
+
+def digest_program(package: Path = _PACKAGE) -> dict[str, str]:
+    """Returns the SHA-256 of every source file that decides the numbers, by its path in the package."""
+    roots = [package / name for name in _DECISIVE]
+    paths = [path for root in roots for path in ([root] if root.suffix else root.rglob("*.py"))]
+    return {str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+
+
+def _write(path: Path, measured: Measured) -> None:
+    arrays = {f"{output}/{name}": values for output, counts in measured.items() for name, values in counts.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType]
+    files.write_atomically(path, content.getvalue())
+
+
+def _read(path: Path) -> Measured | None:
+    """None where nothing was stored, or it is damaged."""
+    measured: Measured = {}
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as stored:
+            for key in stored.files:
+                output, _, name = key.partition("/")
+                measured.setdefault(output, {})[name] = stored[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return measured
+
+
+def read_batches(source: LayoutSource) -> Iterator[tuple[Images, int]]:
+    """The layouts in order, and how many of a batch are real: the last one is filled up with its last layout."""
+    for start in range(0, len(source), _BATCH_SIZE):
+        indices = range(start, min(start + _BATCH_SIZE, len(source)))
+        images = [layout_record.decode(source[index]["image"]) for index in indices]
+        yield np.stack(images + images[-1:] * (_BATCH_SIZE - len(images))), len(images)
+
+
+def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> Measured:
+    logger.info("Measuring %s ...", subject.name)
+    predict = subject.open()
+    found: Measured = {}
+    with Progress(f"Measuring {subject.name}", len(source), "layouts") as progress:
+        for index, rows in enumerate(progress.count(_count_layouts(predict, source, pool))):
+            for output, counts in rows.items():
+                arrays = found.setdefault(output, {})
+                for name, value in counts.items():
+                    if name not in arrays:
+                        arrays[name] = np.zeros((len(source), *np.shape(value)))
+                    arrays[name][index] = value
+    return found
+
+
+def _count_layouts(predict: Callable[[Images], Outputs], source: LayoutSource, pool: Executor) -> Iterator[_Rows]:
+    """In order; the device predicts while the pool counts what the predictions before were worth."""
+    pending: deque[_Pending] = deque()
+    for images, count in read_batches(source):
+        pending.extend(_submit(pool, predict(images), images, count))
+        while len(pending) > _AHEAD:
+            yield _collect(pending.popleft())
+    while pending:
+        yield _collect(pending.popleft())
+
+
+def _open_pool(num_layouts: int) -> Executor:
+    """Processes, for SciPy and scikit-image hold on to the interpreter; a few layouts are done before they start."""
+    if num_layouts <= _FEW_LAYOUTS:
+        return ThreadPoolExecutor(1)
+    return workers.open_pool()
+
+
+def _submit(pool: Executor, outputs: Outputs, images: Images, count: int) -> Iterator[_Pending]:
+    """A task a layout: its class maps to be counted, and what the device has counted of its pictures."""
+    pictures = {name: made for name, made in outputs.items() if _is_picture(made)}
+    maps = {**outputs, **{name: np.asarray(_SNAP(made)) for name, made in pictures.items()}}
+    of_pictures = {name: jax.device_get(_COUNT_PICTURES(images, made)) for name, made in pictures.items()}
+    for index in range(count):
+        of_layout = {name: each[index] for name, each in maps.items()}
+        rows = {name: {key: value[index] for key, value in each.items()} for name, each in of_pictures.items()}
+        yield pool.submit(structure.count_layout, images[index], of_layout), rows
+
+
+def _is_picture(made: np.ndarray) -> bool:
+    """And no class map."""
+    return made.ndim == 4
+
+
+def _collect(pending: _Pending) -> _Rows:
+    counting, of_pictures = pending
+    return {output: {**of_pictures.get(output, {}), **counts} for output, counts in counting.result().items()}

@@ -1,0 +1,230 @@
+"""The report's charts, by matplotlib: each function draws one figure from results and returns it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from imginav_jax.datasets import palette
+from imginav_jax.report.decision.bootstrap import Estimate
+from imginav_jax.report.decision.metrics import METRICS
+from imginav_jax.report.decision.results import Result
+from imginav_jax.report.measurement import fidelity
+from imginav_jax.report.measurement.subjects import PROBE, RGB, SEGMENTATION
+from imginav_jax.report.page import published
+from imginav_jax.runs.benchmark_file import Benchmark
+from imginav_jax.runs.phase_folder import Group
+
+mpl.rcdefaults()  # a matplotlibrc of the current folder has no say
+mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "savefig.dpi": 110})
+
+_BASELINE_COLOR = "0.55"
+_MARKERS = {RGB: "o", SEGMENTATION: "s", PROBE: "^"}
+_METHOD_MARKERS = "v<>dP*X"
+
+
+class _Style(NamedTuple):
+    method: str  # of a yardstick, empty for a run
+    color: str
+    marker: str
+
+
+def _styles(results: Sequence[Result]) -> dict[str, _Style]:
+    """By label, the same in every figure: runs in colour, yardsticks in gray with a marker a method."""
+    methods = list(dict.fromkeys(_method(result) for result in results if result.kind == "baseline"))
+    styles = {}
+    for result in results:
+        if result.kind == "run":
+            styles[result.label] = _Style("", f"C{len(styles)}", "o")
+        else:
+            method = _method(result)
+            marker = _METHOD_MARKERS[methods.index(method) % len(_METHOD_MARKERS)]
+            styles[result.label] = _Style(method, _BASELINE_COLOR, marker)
+    return styles
+
+
+def _method(result: Result) -> str:
+    """Of a yardstick, without its resolution."""
+    return result.label.partition(",")[0]
+
+
+def draw_curves(groups: Sequence[Group]) -> Figure:
+    """Loss and metrics by epoch, a line a run; the training loss dashed."""
+    panels = [
+        ("val_loss", "validation loss (training dashed)", "log"),
+        ("val_PSNR", "validation PSNR, dB", "linear"),
+        ("val_mIoU", "validation mIoU", "linear"),
+        ("val_CE_segmentation", "weighted segmentation CE", "log"),
+    ]
+    figure, axes = _subplots(1, len(panels), width=3.4, height=2.8)
+    for axis, (column, title, scale) in zip(axes, panels, strict=True):
+        for index, group in enumerate(groups):
+            for number, run in enumerate(group.runs):
+                label = group.label if number == 0 else None
+                _draw_column(axis, run.rows, column, color=f"C{index}", label=label)
+                if column == "val_loss":
+                    _draw_column(axis, run.rows, "train_loss", color=f"C{index}", linestyle="--", alpha=0.6)
+        axis.set(title=title, xlabel="epoch", yscale=scale)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend()
+    return figure
+
+
+def _draw_column(axis: Axes, rows: Sequence[Mapping[str, str]], column: str, **style: object) -> None:
+    points = [(float(row["epoch"]), float(row[column])) for row in rows if row.get(column)]
+    if points:
+        axis.plot(*zip(*points, strict=True), marker=".", **style)  # pyright: ignore[reportArgumentType]
+
+
+def draw_detail(results: Sequence[Result], metrics: Sequence[str], confidence: float) -> Figure:
+    """Every metric with its interval: runs and their outputs in colour, yardsticks in gray."""
+    rows = [(result, output) for result in results for output in (RGB, SEGMENTATION) if output in result.estimates]
+    rows = [(result, output) for result, output in rows if result.kind == "run" or output == RGB]
+    columns = 4
+    lines = -(-len(metrics) // columns)
+    figure, axes = _subplots(lines, columns, width=3.2, height=0.5 + 0.19 * len(rows), sharey=True)
+    styles = _styles(results)
+    for axis, name in zip(axes, metrics, strict=False):
+        metric = METRICS[name]
+        for position, (result, output) in enumerate(rows):
+            estimate = result.estimate(output, name)
+            if estimate is None:
+                continue
+            low, high = estimate.interval(confidence)
+            color = styles[result.label].color
+            axis.plot([low, high], [position, position], color=color, linewidth=2, solid_capstyle="butt")
+            axis.plot([estimate.value], [position], _MARKERS[output], color=color, markersize=4)
+        arrow = "higher is better" if metric.is_better == "higher" else "lower is better"
+        axis.set(title=f"{metric.label}\n({arrow})")
+        axis.title.set_fontsize(9)
+    names = [f"{result.label}{' (segmentation)' if output == SEGMENTATION else ''}" for result, output in rows]
+    for axis in axes[::columns]:
+        axis.set_yticks(range(len(rows)), names)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+    _hide(axes[len(metrics) :])
+    return figure
+
+
+def draw_classes(results: Sequence[Result], kind: str) -> Figure:
+    """A metric of each class, as a heat map; `kind` is iou (of every output), psnr or ssim (of pictures)."""
+    names = [f"{kind}_{name}" for name in palette.CLASS_NAMES]
+    rows = [
+        (result, output)
+        for result in results
+        for output in (RGB, SEGMENTATION, PROBE)
+        if result.estimate(output, names[0]) is not None and (result.kind == "run" or output == RGB)
+    ]
+    values = np.array([[result.estimates[output][name].value for name in names] for result, output in rows])
+    shown = np.where(np.isfinite(values), values, np.nan)
+    figure, (axis,) = _subplots(1, 1, width=9, height=1.2 + 0.24 * len(rows))
+    picture = axis.imshow(np.ma.masked_invalid(shown), cmap="viridis", aspect="auto")
+    digits, bright = METRICS[names[0]].digits, np.asarray(picture.norm(shown)) > 0.6
+    for (row, column), value in np.ndenumerate(values):
+        text = "-" if np.isnan(value) else f"{value:.{digits}f}"
+        color = "black" if bright[row, column] else "white"
+        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    axis.set_xticks(range(len(names)), palette.CLASS_NAMES, rotation=30, ha="right")
+    axis.set_yticks(range(len(rows)), [f"{result.label}, {output}" for result, output in rows])
+    axis.set_title(METRICS[names[0]].label.partition(",")[0])
+    axis.grid(visible=False)
+    return figure
+
+
+def draw_bands(results: Sequence[Result]) -> Figure:
+    """Error energy by spatial frequency, and as a share of what the layouts have there."""
+    names = fidelity.BAND_NAMES
+    figure, axes = _subplots(1, 2, width=5.2, height=3.4)
+    styles = _styles(results)
+    for axis, kind, title in (
+        (axes[0], "band_error", "error energy (sums to the MSE)"),
+        (axes[1], "band_error_share", "error energy / the layouts' own energy"),
+    ):
+        for result in results:
+            values = [result.estimates[RGB][f"{kind}_{name}"].value for name in names if RGB in result.estimates]
+            if not values:
+                continue
+            color, is_run = styles[result.label].color, result.kind == "run"
+            label = result.label if is_run else None
+            axis.plot(range(len(names)), values, "-o" if is_run else ":", color=color, label=label, markersize=4)
+        axis.set_xticks(range(len(names)), [name.replace("_", " to ").replace("to up", "up") for name in names])
+        axis.set(title=title, xlabel="cycles an image", yscale="log")
+    axes[0].legend()
+    return figure
+
+
+def draw_quality_against_latent(results: Sequence[Result], image_size: int, confidence: float) -> Figure:
+    """By the number of values in the latent, which R1, R2, R3 vary with the resolution, and V1, V2, V3 do not."""
+    panels = [("psnr", RGB), ("boundary_f_1", RGB), ("wall_cldice", RGB), ("mean_iou", PROBE)]
+    figure, axes = _subplots(1, len(panels), width=3.4, height=3.2)
+    styles = _styles(results)
+    for axis, (name, output) in zip(axes, panels, strict=True):
+        for result in results:
+            estimate = result.estimate(output, name)
+            if estimate is None or np.isinf(estimate.value):
+                continue
+            _draw_point(axis, result.latent_values, result, estimate, confidence, styles[result.label])
+        if name == "psnr" and image_size == published.IMAGE_SIZE:
+            for each in published.ORIGINAL:
+                side = image_size // 2**each.downsampling_steps
+                axis.plot(side**2 * each.latent_channels, each.psnr, "x", color="black")
+            axis.plot([], [], "x", color="black", label="published by the original")
+        suffix = " (probe)" if output == PROBE else ""
+        axis.set(title=METRICS[name].label + suffix, xlabel="values in the latent", xscale="log")
+        axis.set_xscale("log", base=2)
+        axis.margins(0.1)
+    _explain(axes[0], styles.values())
+    return figure
+
+
+def draw_quality_against_cost(
+    results: Sequence[Result], benchmark: Benchmark, metric: str, confidence: float
+) -> Figure:
+    """By the time of a diffusion model's training step on that latent, on one card."""
+    panels = [("unet", "U-Net"), ("controlnet", "U-Net with ControlNet")]
+    figure, axes = _subplots(1, len(panels), width=5, height=3.4)
+    styles = _styles(results)
+    seconds = {tuple(each.latent_shape): each for each in benchmark.diffusion}
+    for axis, (part, title) in zip(axes, panels, strict=True):
+        for result in results:
+            estimate = result.estimate(RGB, metric)
+            if result.latent_shape in seconds and estimate is not None:
+                cost = 1000 * getattr(seconds[result.latent_shape], part).timing.seconds_per_batch.median
+                _draw_point(axis, cost, result, estimate, confidence, styles[result.label])
+        axis.set(title=f"{title}\n{benchmark.device_kind}, {benchmark.precision}", ylabel=METRICS[metric].label)
+        axis.set(xlabel=f"ms a training step of {benchmark.batch_size} latents")
+        axis.margins(0.1)
+        axis.set_xlim(left=0)
+    _explain(axes[0], [styles[result.label] for result in results if result.latent_shape in seconds])
+    return figure
+
+
+def _draw_point(axis: Axes, x: float, result: Result, estimate: Estimate, confidence: float, style: _Style) -> None:
+    low, high = estimate.interval(confidence)
+    axis.plot([x, x], [low, high], color=style.color, linewidth=1.5)
+    axis.plot([x], [estimate.value], style.marker, color=style.color, markersize=5)
+    if result.kind == "run":
+        axis.annotate(result.label, (x, estimate.value), xytext=(5, 3), textcoords="offset points", color=style.color)
+
+
+def _explain(axis: Axes, styles: Iterable[_Style]) -> None:
+    """A legend of the yardsticks' methods; runs have their names beside them."""
+    for style in sorted({each for each in styles if each.method}):
+        axis.plot([], [], style.marker, color=style.color, label=style.method)
+    axis.legend(fontsize=7)
+
+
+def _subplots(
+    rows: int, columns: int, *, width: float, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Axes in reading order; sizes are of one panel, in inches."""
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+
+
+def _hide(axes: Sequence[Axes]) -> None:
+    for axis in axes:
+        axis.set_visible(False)

@@ -1,0 +1,106 @@
+"""Every figure of the report, with what it shows: charts by matplotlib and pictures of layouts."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from imginav_jax.datasets.pictures import spread_indices
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.report.decision.metrics import METRICS
+from imginav_jax.report.decision.results import Report
+from imginav_jax.report.measurement.subjects import Model
+from imginav_jax.report.page import figures, samples
+from imginav_jax.report.page.samples import Samples
+
+_LAYOUTS_SHOWN = 4
+_CHARTED = (
+    *("psnr", "ssim", "mean_iou", "palette_fidelity", "boundary_f_1", "boundary_f_2", "boundary_f_4"),
+    *("boundary_iou_2", "boundary_iou_4", "wall_recall", "wall_precision", "wall_cldice"),
+    *("small_object_recall", "wall_components_error", "wall_holes_error", "wall_boundary_f_1"),
+)
+_EXTREMES = (
+    *("psnr", "ssim", "mean_iou", "boundary_f_1", "boundary_f_2", "boundary_iou_2"),
+    *("wall_recall", "wall_cldice", "small_object_recall", "wall_holes_error"),
+)
+
+
+class Picture(NamedTuple):
+    """One figure, as PNG.
+
+    Attributes:
+      section: of the page.
+      is_chart: may be shown smaller than it is.
+      is_strip: many layouts, to compare and not to look into.
+    """
+
+    file_name: str
+    section: str
+    caption: str
+    png: bytes
+    is_chart: bool = False
+    is_strip: bool = False
+
+
+def draw(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> list[Picture]:
+    """In the order in which the page shows them; `models` by workdir."""
+    return [*_charts(report), *_layouts(report, models, validation)]
+
+
+def _charts(report: Report) -> Iterator[Picture]:
+    results, groups, confidence = report.results, report.found.groups, report.confidence
+    size = groups[0].runs[0].trained.image_size
+    yield _chart(
+        "detail", "Spatial detail", figures.draw_detail(results, _CHARTED, confidence),
+        f"Every metric with its {confidence:.0%} interval; circles: RGB output snapped to the palette, squares: "
+        "segmentation head, gray: without training for that resolution.",
+    )  # fmt: skip
+    for kind, name in (("iou", "Intersection over union"), ("psnr", "PSNR, dB,"), ("ssim", "SSIM")):
+        chart = figures.draw_classes(results, kind)
+        yield _chart(f"classes_{kind}", "Class by class", chart, f"{name} on the pixels of every class.")
+    yield _chart(
+        "bands", "Spatial detail", figures.draw_bands(results),
+        "Where the error of the RGB output lies in spatial frequency: coloured runs, dotted yardsticks.",
+    )  # fmt: skip
+    yield _chart(
+        "quality_latent", "Resolution or volume", figures.draw_quality_against_latent(results, size, confidence),
+        "Quality against the number of values in the latent: what R1, R2 and R3 vary together with the resolution.",
+    )  # fmt: skip
+    for number, benchmark in enumerate(report.benchmarks):
+        if benchmark.image_size == size:
+            yield _chart(
+                f"quality_cost_{number + 1}", "Quality against cost",
+                figures.draw_quality_against_cost(results, benchmark, "boundary_f_1", confidence),
+                f"Quality against the time of a diffusion model's training step, on {benchmark.device_kind}.",
+            )  # fmt: skip
+    yield _chart("curves", "Training", figures.draw_curves(groups), "Loss and metrics by epoch, a line a run.")
+
+
+def _chart(name: str, section: str, figure: Figure, caption: str) -> Picture:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes whatever the version
+    return Picture(f"{name}.png", section, caption, content.getvalue(), is_chart=True)
+
+
+def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> Iterator[Picture]:
+    results = [result for result in report.results if result.kind == "run"]
+    shown = spread_indices(len(validation), _LAYOUTS_SHOWN)
+    extremes = {metric: found for metric in _EXTREMES if (found := samples.find_extremes(results, metric))}
+    reconstruct = {group.label: models[group.runs[0].trained.directory].reconstruct for group in report.found.groups}
+    chosen = Samples.make([*shown, *(index for each in extremes.values() for index in each)], validation, reconstruct)
+    for index in shown:
+        caption = f"Layout {validation.layout_id(index)}."
+        yield _photo(f"layout_{index:06d}", "The same layouts", caption, samples.draw_layout(index, chosen))
+    for metric, found in extremes.items():
+        caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
+        picture = samples.draw_extremes(results, metric, found, chosen)
+        yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture, is_strip=True)
+
+
+def _photo(name: str, section: str, caption: str, picture: Image.Image, is_strip: bool = False) -> Picture:
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return Picture(f"{name}.png", section, caption, content.getvalue(), is_strip=is_strip)

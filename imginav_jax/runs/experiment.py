@@ -1,0 +1,180 @@
+"""From a config to what the program works with: checked values, and what is derived from them.
+
+Derived here, after the command line's overrides have been applied, never in `get_config`.
+"""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from imginav_jax.datasets.preparation import DataSpec
+from imginav_jax.models.architecture import MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderConfig
+from imginav_jax.models.losses import LossWeights
+from imginav_jax.runs.outputs import run_name
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
+
+Config = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config that has passed every check that needs no data and no device."""
+
+    config: Config
+    model: AutoencoderConfig
+    weights: LossWeights
+    data: DataSpec
+    cache_dir: Path
+
+    @property
+    def name(self) -> str:
+        return run_name(self.config)
+
+    def starting_from(self, given: AutoencoderConfig) -> "Experiment":
+        """The same experiment with the architecture of given weights, which must have the config's sizes.
+
+        Raises:
+          UserError: they have others, or heads that do not fit the data.
+        """
+        place = f"config.init_from {self.config.init_from}"
+        for key in ("latent_channels", "base_channels", "downsampling_steps"):
+            there, here = getattr(given, key), getattr(self.model, key)
+            if there != here:
+                raise UserError(f"{place} has {key} {there}, but config.model.{key} is {here}")
+        if given.head("rgb") is None:
+            raise UserError(f"{place} has no RGB head, expected one")
+        for head in given.heads:
+            expected = self.model.head(head.kind)
+            if expected is None or head.outputs != expected.outputs:
+                raise UserError(
+                    f"{place} has {head.outputs} outputs in its head {head.name}, which do not fit the data"
+                )
+        model = dataclasses.replace(given, compute_dtype=self.model.compute_dtype, remat=self.model.remat)
+        return dataclasses.replace(self, model=model)
+
+    def fingerprint(self, data: dict[str, Any], init: str | None) -> dict[str, Any]:
+        """What must not change between a run and its continuation, by config key.
+
+        `data` is the data set's own, `init` stands for the weights that the run starts from.  What changes no result
+        beyond rounding may change, so that a run can go on on another card: remat, accumulate_steps, num_devices.
+        """
+        config = self.config
+        fields = {f"model.{key}": value for key, value in config.model.items() if key != "remat"}
+        fields |= {f"optimizer.{key}": value for key, value in config.optimizer.items()}
+        fields |= {f"loss.{key}": value for key, value in config.loss.items()}
+        return {
+            "name": self.name,
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            "precision": config.precision,
+            **fields,
+            **data,
+            "init_from": init,
+        }
+
+
+def from_config(config: Config) -> Experiment:
+    """Checks the config's values.
+
+    Raises:
+      UserError: a value is out of range, or two do not fit together; names the key.
+    """
+    _check_positive(config)
+    _check_model(config)
+    _check_parts(config)
+    _check_choices(config)
+    data = config.data
+    return Experiment(
+        config,
+        AutoencoderConfig(
+            latent_channels=config.model.latent_channels,
+            base_channels=config.model.base_channels,
+            downsampling_steps=config.model.downsampling_steps,
+            compute_dtype=config.precision,
+            remat=config.model.remat,
+        ),
+        LossWeights(config.loss.mse, config.loss.segmentation, config.loss.classification),
+        DataSpec(data.manifest, data.root, data.image_size, data.synthetic_size, data.validation_fraction, data.seed),
+        expand_user(data.cache_dir),
+    )
+
+
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise UserError(f"config.{key} is {value}, expected {expected}")
+
+
+def _check_positive(config: Config) -> None:
+    for key in (
+        "batch_size",
+        "accumulate_steps",
+        "model.latent_channels",
+        "model.base_channels",
+        "data.image_size",
+        "data.synthetic_size",
+        "early_stopping.patience",
+        "checkpoint.every_epochs",
+        "samples.every_epochs",
+        "samples.count",
+        "optimizer.learning_rate",
+    ):
+        value = _lookup(config, key)
+        _require(0 < value < math.inf, key, value, "a number above 0")
+    for key in (
+        "seed",
+        "num_devices",
+        "data.seed",
+        "data.num_workers",
+        "optimizer.weight_decay",
+        "loss.mse",
+        "loss.segmentation",
+        "loss.classification",
+        "early_stopping.min_delta",
+        "checkpoint.every_minutes",
+    ):
+        value = _lookup(config, key)
+        _require(0 <= value < math.inf, key, value, "0 or more")
+
+
+def _lookup(config: Config, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _check_model(config: Config) -> None:
+    steps, base = config.model.downsampling_steps, config.model.base_channels
+    _require(1 <= steps <= MAX_DOWNSAMPLING_STEPS, "model.downsampling_steps", steps, f"1 to {MAX_DOWNSAMPLING_STEPS}")
+    _require(
+        # Given weights may have fewer groups; their architecture was checked when they were made.
+        config.init_from is not None or base % (2 * NORM_GROUPS) == 0,
+        "model.base_channels",
+        base,
+        f"a multiple of {2 * NORM_GROUPS}: half of it divides into the {NORM_GROUPS} groups of the norms",
+    )
+    size = config.data.image_size
+    _require(size % 2**steps == 0, "data.image_size", size, f"a multiple of {2**steps} for {steps} downsampling steps")
+
+
+def _check_parts(config: Config) -> None:
+    parts, size = config.accumulate_steps, config.batch_size
+    _require(size % parts == 0, "batch_size", size, f"a multiple of config.accumulate_steps, {parts}")
+
+
+def _check_choices(config: Config) -> None:
+    epochs, given = config.num_epochs, config.init_from is not None
+    expected = "0 or more" if given else "1 or more (0 evaluates the weights of an init_from)"
+    _require(epochs >= (0 if given else 1), "num_epochs", epochs, expected)
+    fraction, workers, cores = config.data.validation_fraction, config.data.num_workers, len(os.sched_getaffinity(0))
+    _require(config.precision in PRECISIONS, "precision", config.precision, " or ".join(PRECISIONS))
+    _require(0 < fraction < 1, "data.validation_fraction", fraction, "a share between 0 and 1")
+    _require(workers <= cores, "data.num_workers", workers, f"at most {cores}, the cores of this job")
+    for key in ("seed", "data.seed"):
+        _require(_lookup(config, key) < 2**32, key, _lookup(config, key), "less than 2**32")
+    run_name(config)
+    if config.data.root is not None:
+        _require(config.data.manifest is not None, "data.root", config.data.root, "a data.manifest with it")

@@ -1,0 +1,96 @@
+"""Weights with their architecture, from a run's workdir or an imported checkpoint: both keep them the same way."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imginav_jax.devices import target
+from imginav_jax.models import network
+from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.models.network import Params
+from imginav_jax.runs import checkpoints
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import new_directory, require_literal
+
+ARCHITECTURE = "architecture"  # key of a checkpoint's JSON
+_FOLDER = "checkpoints"
+
+
+class Weights(NamedTuple):
+    config: AutoencoderConfig
+    params: Params  # on the default device
+    step: int  # optimizer steps done when they were saved
+
+
+def load(directory: Path, step: int | None = None) -> Weights:
+    """The weights of a step; by default of the best one, or of the latest before the first validation.
+
+    Raises:
+      UserError: the directory, or the step, holds no weights, or there is no device for them.
+    """
+    target.require_devices()
+    folder = directory / _FOLDER
+    found = checkpoints.find(folder)
+    if found is None:
+        raise UserError(f"{directory} is neither a workdir with a checkpoint nor an imported checkpoint")
+    if step is None:
+        step = _best_step(found, folder)
+    if step in found.damaged:
+        raise UserError(f"the checkpoint of step {step} in {folder} cannot be restored: {found.damaged[step]}")
+    if step not in found.sound:
+        raise UserError(f"{directory} has no checkpoint of step {step}; there are {', '.join(map(str, found.sound))}")
+    try:
+        config = AutoencoderConfig.from_architecture(found.contents[ARCHITECTURE])
+    except (KeyError, TypeError):
+        raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
+    here = jnp.zeros(()).sharding
+    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=here), network.abstract_params(config))
+    return Weights(config, checkpoints.restore(folder, step, {"params": abstract})["params"], step)
+
+
+def _best_step(found: checkpoints.Found, folder: Path) -> int:
+    """Never another one in silence: UserError if a newer step is damaged or the best one is gone."""
+    others = f"name another step ({', '.join(map(str, found.sound))})"
+    newest = max(found.damaged, default=0)
+    if newest > found.step:
+        raise UserError(f"the newest checkpoint in {folder}, {newest}, is damaged: {found.damaged[newest]}; {others}")
+    stopping = found.contents.get("early_stopping", {})
+    if not math.isfinite(stopping.get("best_loss", math.inf)):
+        return found.step
+    best = stopping["best_step"]
+    if best not in found.sound:
+        raise UserError(f"the best checkpoint in {folder}, {best}, is damaged or gone; {others}")
+    return best
+
+
+def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dict[str, Any]) -> None:
+    """A new directory that `load` reads, made in one step; `origin` is JSON that says where the weights are from.
+
+    Raises:
+      UserError: the directory exists or cannot be written.
+    """
+    require_literal(directory, "--out")
+    with new_directory(directory) as temporary:
+        kept = checkpoints.Checkpoints(temporary / _FOLDER, keep_period=1)
+        kept.save(0, {"params": params}, {ARCHITECTURE: config.architecture(), "origin": origin}, best_step=0)
+        kept.close()
+
+
+def step_folder(directory: Path, step: int) -> Path:
+    """Where a step is kept; what else belongs to its weights may lie there too."""
+    return directory / _FOLDER / str(step)
+
+
+def digest(params: Params) -> str:
+    """The SHA-256 of names, shapes and values, in hexadecimal."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype}".encode())
+        found.update(values.tobytes())
+    return found.hexdigest()

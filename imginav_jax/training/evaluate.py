@@ -1,0 +1,70 @@
+"""Evaluation over a whole split, and pictures of what the model makes of a few layouts."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from imginav_jax.datasets import palette
+from imginav_jax.input_pipeline.batch import Batch
+from imginav_jax.models import metrics
+from imginav_jax.models.losses import Losses
+from imginav_jax.models.network import Params
+from imginav_jax.training.steps import EvalMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Means over every image of a split, each counted once."""
+
+    losses: Losses
+    room_scene_accuracy: float  # NaN without a classification head
+    confusion: Int[np.ndarray, "classes classes"]  # pixels by [true, predicted]
+    not_finite: list[int]  # images, by position in the split, of which a loss is infinite or NaN
+
+    def columns(self) -> dict[str, float]:
+        """The metrics of an epoch's row, by column name; NaN for a class neither present nor predicted."""
+        iou = metrics.iou_per_class(self.confusion)
+        return {
+            "val_PSNR": metrics.psnr(self.losses.mse_rgb),
+            "val_mIoU": metrics.mean_iou(self.confusion),
+            "val_pixel_accuracy": metrics.pixel_accuracy(self.confusion),
+            "val_room_scene_accuracy": self.room_scene_accuracy,
+            **{f"val_IoU_{name}": float(value) for name, value in zip(palette.CLASS_NAMES, iou, strict=True)},
+        }
+
+
+def evaluate(eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, batches: Iterable[Batch]) -> Evaluation:
+    """Sums over images on the host in float64 and divides once, so batches and padding leave no trace.
+
+    Raises:
+      ValueError: there is no image.
+    """
+    results: list[EvalMetrics] = []
+    pending = None
+    for batch in batches:
+        running = eval_step(params, batch)
+        if pending is not None:  # fetched a batch late: the device never waits, and never holds many batches
+            results.append(jax.device_get(pending))
+        pending = running
+    if pending is None:
+        raise ValueError("an evaluation needs at least one batch")
+    results.append(jax.device_get(pending))
+
+    def kept(values: Sequence[Any]) -> np.ndarray:
+        return np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])
+
+    def mean(values: Sequence[Any]) -> float:
+        return float(kept(values).astype(np.float64).mean())
+
+    has_room_scene = results[0].room_scene_correct is not None
+    return Evaluation(
+        Losses(*(mean(values) for values in zip(*(each.losses for each in results), strict=True))),
+        mean([each.room_scene_correct for each in results]) if has_room_scene else math.nan,
+        np.stack([each.confusion for each in results]).sum(0, dtype=np.int64),
+        np.flatnonzero(~np.isfinite(kept([sum(each.losses) for each in results]))).tolist(),
+    )

@@ -1,0 +1,209 @@
+"""What a run leaves for people: CSV rows, TensorBoard, pictures, the summary; in the workdir and the phase folder."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imginav_jax.datasets.pictures import color_classes, side_by_side, true_classes_in_color, write_picture
+from imginav_jax.models.inference import Reconstruction
+from imginav_jax.models.losses import LossWeights, weigh_losses
+from imginav_jax.runs import metrics_csv
+from imginav_jax.runs.outputs import Outputs
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import read_json, write_json
+from imginav_jax.system.progress import logger
+from imginav_jax.training.evaluate import Evaluation
+from imginav_jax.training.steps import TrainMetrics
+
+Row = dict[str, Any]  # one epoch, by column name
+
+
+class EpochCosts(NamedTuple):
+    images_per_second: float  # of the training steps
+    epoch_seconds: float  # validation included
+    peak_memory_mib: float  # of one device
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    outputs: Outputs
+    writer: "OptionalWriter"
+    data_kind: str  # synthetic or manifest
+    is_primary: bool  # of the processes of a run one writes
+
+    def write_start(self, config: Any, step: int) -> None:
+        """The hyper-parameters; where the run goes on after `step`, not -1, an earlier start has written them."""
+        if step >= 0 and self.outputs.has_events():
+            return
+        self.writer.write_hparams(flatten(config.to_dict()) | {"data": self.data_kind})
+
+    def write_step(self, step: int, values: Mapping[str, float]) -> None:
+        self.writer.write_scalars(step, {f"step/{name}": value for name, value in values.items()})
+
+    def write_csv(self, rows: list[Row]) -> None:
+        """These rows and no others, in both folders."""
+        if not self.is_primary:
+            return
+        for folder in self.outputs.folders:
+            metrics_csv.write_rows(self.outputs.metrics_csv(folder), rows)
+
+    def write_epoch(self, rows: list[Row]) -> None:
+        """All rows to the CSV files, the last one to TensorBoard too."""
+        self.write_csv(rows)
+        scalars = {
+            _tag(name): value for name, value in rows[-1].items() if isinstance(value, float) and math.isfinite(value)
+        }
+        self.writer.write_scalars(rows[-1]["step"], scalars)
+        self.writer.flush()
+
+    def write_samples(self, step: int, moment: str, images: np.ndarray, made: Reconstruction) -> None:
+        """`moment` is epoch_005 or best; `images` are what `made` was made from."""
+        if not self.is_primary:
+            return
+        title = [self.outputs.name, moment.replace("_", " ")]
+        if self.data_kind == "synthetic":
+            title.append("SYNTHETIC LAYOUTS")
+        pictures = {}
+        if made.images is not None:
+            captions = "input", "reconstruction"
+            pictures["comparison"] = side_by_side(images, made.images, captions, title)
+        if made.classes is not None:
+            true, predicted = true_classes_in_color(images), color_classes(made.classes)
+            captions = "true classes", "predicted classes"
+            pictures["segmentation"] = side_by_side(true, predicted, captions, title)
+        for kind, picture in pictures.items():
+            for folder in self.outputs.folders:
+                write_picture(self.outputs.sample(folder, moment, kind), picture)
+            self.writer.write_images(step, {f"{moment.split('_')[0]}/{kind}": np.asarray(picture)})
+
+    def write_not_finite(self, step: int, found: Mapping[str, Any]) -> Path:
+        path = self.outputs.not_finite_json(step)
+        if self.is_primary:
+            write_json(path, dict(found))
+        return path
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        if not self.is_primary:
+            return
+        for folder in self.outputs.folders:
+            write_json(self.outputs.summary_json(folder), dict(summary))
+
+
+class OptionalWriter:
+    """clu's TensorBoard writer, whose failure is worth a warning, not a run: the CSV has everything.
+
+    It works in a thread of its own, in which it is opened too, with the first values of a step: TensorFlow takes
+    seconds to import, and no step waits for it.
+    """
+
+    def __init__(self, open_writer: Callable[[], Any]):
+        """`open_writer` gives None where this process writes nothing."""
+        self._open_writer, self._writer, self._failed = open_writer, None, False
+        self._hparams: Mapping[str, Any] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def write_hparams(self, values: Mapping[str, Any]) -> None:
+        """Kept until there is something else to write."""
+        self._hparams = values
+
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._submit(lambda writer: writer.write_scalars(step, values))
+
+    def write_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        self._submit(lambda writer: writer.write_images(step, values))
+
+    def flush(self) -> None:
+        self._submit(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        if self._thread is not None:
+            self._submit(lambda writer: writer.close())
+            self._thread.shutdown()
+
+    def _submit(self, action: Callable[[Any], None]) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "tensorboard")
+            self._thread.submit(self._try, self._open)
+        self._thread.submit(self._try, lambda: action(self._writer))
+
+    def _open(self) -> None:
+        self._writer = self._open_writer()
+        self._failed |= self._writer is None
+        if self._writer is not None and self._hparams is not None:
+            self._writer.write_hparams(self._hparams)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever TensorFlow or the file system came up with
+            self._failed = True
+            logger.warning("TensorBoard's events cannot be written: %s. The run goes on without.", error)
+
+
+def summarize(rows: Sequence[Row], best_epoch: int, num_epochs: int) -> dict[str, Any]:
+    """Returns what the end of a run says of its epochs; `num_epochs`: that it was to train."""
+    epochs = rows[-1]["epoch"]
+    best = next(row for row in rows if row["epoch"] == best_epoch)
+    return {"epochs": epochs, "stopped_early": epochs < num_epochs, "best_epoch": best}
+
+
+def are_recorded(outputs: Outputs, rows: Sequence[Row], summary: Mapping[str, Any]) -> bool:
+    """Returns whether both folders hold the CSV of these rows and a summary that says this."""
+    text = json.dumps(summary, sort_keys=True)  # NaN is equal to itself in it
+    for folder in outputs.folders:
+        try:
+            found = read_json(outputs.summary_json(folder))
+            table = outputs.metrics_csv(folder).read_bytes()
+        except (UserError, OSError):
+            return False
+        stored = json.dumps({key: found.get(key) for key in summary}, sort_keys=True)
+        if table != metrics_csv.render(rows) or stored != text:
+            return False
+    return True
+
+
+def make_row(
+    epoch: int, step: int, train: TrainMetrics, evaluation: Evaluation, weights: LossWeights, costs: EpochCosts
+) -> Row:
+    """The original's columns first, every loss term multiplied by its weight; `train` holds the epoch's means."""
+    terms = weigh_losses(evaluation.losses, weights)
+    return {
+        "epoch": epoch,
+        "train_loss": train.loss,
+        "train_MSE_rgb": train.mse_rgb,
+        "train_CE_segmentation": train.ce_segmentation,
+        "train_CE_classification": train.ce_classification,
+        "val_loss": sum(terms),
+        "val_MSE_rgb": terms.mse_rgb,
+        "val_CE_segmentation": terms.ce_segmentation,
+        "val_CE_classification": terms.ce_classification,
+        **evaluation.columns(),
+        "grad_norm": train.grad_norm,
+        **costs._asdict(),
+        "step": step,
+    }
+
+
+def _tag(column: str) -> str:
+    """TensorBoard groups by what stands before the slash."""
+    return column.replace("_", "/", 1) if column.startswith(("train_", "val_")) else f"epoch/{column}"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; numbers and flags as they are, everything else as text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (bool, int, float)) else str(value)
+    return flat

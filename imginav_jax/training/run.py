@@ -1,0 +1,286 @@
+"""A run and all that it works with: opened once, checked first, closed whatever happens."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from imginav_jax import cards
+from imginav_jax.datasets import preparation
+from imginav_jax.devices import distributed
+from imginav_jax.devices.distributed import Agreement
+from imginav_jax.devices.mesh import make_mesh, memory_limit_mib
+from imginav_jax.input_pipeline import pipeline
+from imginav_jax.input_pipeline.pipeline import Part
+from imginav_jax.input_pipeline.source import LayoutSource
+from imginav_jax.models import network
+from imginav_jax.runs import checkpoints, event_files, experiment, weights
+from imginav_jax.runs.checkpoints import Checkpoints
+from imginav_jax.runs.experiment import Config, Experiment
+from imginav_jax.runs.outputs import Outputs, compare_fingerprints, locate
+from imginav_jax.runs.weights import Weights
+from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import expand_user
+from imginav_jax.system.log_file import LogFile
+from imginav_jax.system.ownership import Ownership
+from imginav_jax.system.signals import Stop
+from imginav_jax.training import screen
+from imginav_jax.training.compiled import CompiledSteps, compile_steps
+from imginav_jax.training.early_stopping import EarlyStopping
+from imginav_jax.training.records import OptionalWriter, Records, Row, are_recorded, summarize
+from imginav_jax.training.state import TrainState, create_state, make_optimizer
+
+
+@dataclasses.dataclass
+class Position:
+    """Where the loop stands, between two steps; with the state, all that a continuation needs."""
+
+    step: int = 0  # optimizer steps done; the data position too, since batch n belongs to step n
+    epoch: int = 0  # epochs finished
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics of this epoch's steps
+    skipped: int = 0  # steps of this epoch that float16 has overflowed in; they are in no sum
+    skipped_in_a_row: int = 0
+    train_seconds: float = 0.0  # spent in this epoch's steps
+    rows: list[Row] = dataclasses.field(default_factory=list)  # of the finished epochs
+
+    @property
+    def last_step(self) -> int:
+        """The last step of which something has been recorded; -1 at a run's beginning."""
+        return self.step if self.step or self.rows else -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run works with; only what `position`, `stopping` and `agreement` say changes while it trains."""
+
+    experiment: Experiment
+    fingerprint: dict[str, Any]
+    data: dict[str, Any]  # what the data set is, for the summary
+    training: LayoutSource
+    validation: LayoutSource
+    mesh: Mesh
+    compiled: CompiledSteps
+    records: Records
+    checkpoints: Checkpoints
+    owned: Sequence[Ownership]  # of the folders; empty where another process of the run has them
+    position: Position
+    stopping: EarlyStopping
+    agreement: Agreement
+    given: network.Params | None  # weights to start from
+    first_step: int  # that this start of the run does
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return pipeline.steps_per_epoch(len(self.training), self.config.batch_size)
+
+    @property
+    def part(self) -> Part:
+        """This process's rows of every batch."""
+        return Part(jax.process_index(), jax.process_count())
+
+    def check_owned(self) -> None:
+        """Raises RunError where another process has taken the workdir over."""
+        for each in self.owned:
+            each.check()
+
+    @property
+    def is_over(self) -> bool:
+        return _is_over(self.config, self.position, self.stopping)
+
+    def start_state(self) -> TrainState:
+        """Returns the latest checkpoint's state, or the given weights', or a fresh one, on its devices.
+
+        Raises:
+          UserError: the checkpoint that the run goes on from is gone or cannot be restored.
+        """
+        abstract, position = self.compiled.abstract_state, self.position
+        if position.step or self.checkpoints.has(position.step):  # never fresh weights in the middle of a run
+            screen.say_resumed(position.step, position.epoch)
+            return checkpoints.restore(self.records.outputs.checkpoints, position.step, abstract)
+        state = self.compiled.create(jax.random.key(self.config.seed))
+        if self.given is None:
+            return state
+        sharding = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+        return state._replace(params=jax.device_put(jax.device_get(self.given), sharding))
+
+
+@contextlib.contextmanager
+def open_run(
+    config: Config,
+    workdir: str | None,
+    stop: Stop,
+    log: LogFile | None = None,
+    owned: Sequence[Ownership] = (),
+) -> Iterator[Run | None]:
+    """Checks everything, prepares the data, compiles; None where the run has finished already.
+
+    Raises:
+      UserError: the config, the data or the folders cannot be used.
+      RunError: the last save failed.
+    """
+    exp = experiment.from_config(config)
+    outputs = locate(config, workdir)
+    with contextlib.ExitStack() as held:
+        if not owned and distributed.is_primary():
+            owned = held.enter_context(outputs.own())
+        yield held.enter_context(_open_owned(exp, outputs, owned, stop, log))
+
+
+@contextlib.contextmanager
+def _open_owned(
+    exp: Experiment, outputs: Outputs, owned: Sequence[Ownership], stop: Stop, log: LogFile | None
+) -> Iterator[Run | None]:
+    config = exp.config
+    outputs.check_writable()
+    card = cards.find()
+    cards.check_cudnn(card.name, cards.cudnn_version())
+    given = _load_given(config)
+    if given is not None:
+        exp = exp.starting_from(given.config)
+    mesh = make_mesh(config.num_devices, config.batch_size, config.accumulate_steps)
+    data = preparation.prepare(exp.data, exp.cache_dir)
+    fingerprint = exp.fingerprint(data.fingerprint, given and weights.digest(given.params))
+    outputs.check_same_experiment(fingerprint)
+    stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
+    position = _find_position(outputs, fingerprint, stopping)
+    if _is_over(config, position, stopping) and _is_summed_up(outputs, config, stopping, position):
+        screen.say_finished(outputs, position.epoch, stopping)
+        yield None
+        return
+
+    training = LayoutSource(data.directory, preparation.TRAIN)
+    validation = LayoutSource(data.directory, preparation.VALIDATION)
+    if len(training) < config.batch_size:
+        raise UserError(f"config.batch_size is {config.batch_size}, but only {len(training)} layouts are for training")
+    screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs, card)
+    if distributed.is_primary():
+        outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
+        if log is not None:
+            log.open()
+    multihost_utils.sync_global_devices("the folders are there")
+    compiled = _compile(exp, mesh)
+    checkpoints.require_space(outputs.checkpoints, compiled.abstract_state, _checkpoints_kept(config))
+    stop.defer()
+    if jax.process_count() == 1:  # else all stop together, after a step
+        stop.check()
+    for each in owned:  # before anything of an earlier start is touched
+        each.check()
+    _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
+    open_writer = functools.partial(_open_writer, outputs, position.last_step, owned)
+    with (
+        contextlib.closing(OptionalWriter(open_writer)) as writer,
+        contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
+    ):
+        yield Run(
+            experiment=exp,
+            fingerprint=fingerprint,
+            data=data.describe(),
+            training=training,
+            validation=validation,
+            mesh=mesh,
+            compiled=compiled,
+            records=Records(outputs, writer, data.kind, distributed.is_primary()),
+            checkpoints=kept,
+            owned=owned,
+            position=position,
+            stopping=stopping,
+            agreement=Agreement(stop, mesh),
+            given=given and given.params,
+            first_step=position.step + 1,
+        )
+
+
+def _load_given(config: Config) -> Weights | None:
+    return None if config.init_from is None else weights.load(expand_user(config.init_from))
+
+
+def _find_position(outputs: Outputs, fingerprint: dict[str, Any], stopping: EarlyStopping) -> Position:
+    """That of the latest sound checkpoint, its early stopping put into `stopping`; a fresh one where there is none.
+
+    Damaged checkpoints are named and moved out of the way.
+    """
+    found = checkpoints.find(outputs.checkpoints)
+    if found is None:
+        return Position()
+    stored = found.contents
+    if "fingerprint" not in stored:
+        raise UserError(f"--workdir {outputs.workdir} is an imported checkpoint; start from it by --config.init_from")
+    compare_fingerprints(str(outputs.checkpoints), stored["fingerprint"], fingerprint)
+    stopping.load(stored["early_stopping"])
+    position = Position(**stored["position"])
+    if found.damaged:
+        multihost_utils.sync_global_devices("every process has looked at the checkpoints")
+        place = checkpoints.set_aside(outputs.checkpoints, list(found.damaged))
+        screen.say_damaged(found.damaged, found.step, place)
+    if stopping.best_epoch in [row["epoch"] for row in position.rows] and stopping.best_step not in found.sound:
+        _choose_another_best(position, stopping)
+    return position
+
+
+def _choose_another_best(position: Position, stopping: EarlyStopping) -> None:
+    """The best checkpoint is lost: the one that goes on is the best that is left, if it closed an epoch."""
+    screen.say_best_lost(stopping.best_epoch)
+    last = position.rows[-1]
+    closed_an_epoch = last["step"] == position.step
+    stopping.replace_best(*((last["val_loss"], last["epoch"], last["step"]) if closed_an_epoch else ()))
+
+
+def _is_over(config: Config, position: Position, stopping: EarlyStopping) -> bool:
+    return position.epoch >= config.num_epochs or stopping.should_stop
+
+
+def _is_summed_up(outputs: Outputs, config: Config, stopping: EarlyStopping, position: Position) -> bool:
+    """Whether the run's CSV files and summaries are there and say what its checkpoint says."""
+    if not any(row["epoch"] == stopping.best_epoch for row in position.rows):
+        return False
+    return are_recorded(outputs, position.rows, summarize(position.rows, stopping.best_epoch, config.num_epochs))
+
+
+def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
+    config = exp.config
+    optimizer = make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
+    create = functools.partial(create_state, config=exp.model, optimizer=optimizer)
+    screen.say_compiling()
+    shape = config.batch_size, config.data.image_size
+    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh, config.accumulate_steps)
+    parameters = network.parameter_count(compiled.abstract_state.params)
+    screen.say_compiled(parameters, compiled.seconds, compiled.train_memory_mib, memory_limit_mib(mesh))
+    return compiled
+
+
+def _checkpoints_kept(config: Config) -> int:
+    return checkpoints.count_kept(config.num_epochs, config.checkpoint.every_epochs)
+
+
+def _open_writer(outputs: Outputs, step: int, owned: Sequence[Ownership]) -> Any:
+    """clu's TensorBoard writer, for what comes after `step`; TensorFlow is imported here and nowhere else."""
+    if not distributed.is_primary():
+        return None
+    from clu import metric_writers
+
+    for each in owned:
+        each.check()
+    event_files.forget_after(outputs.workdir, step)
+    return metric_writers.SummaryWriter(str(outputs.workdir))
+
+
+def _quiet_tensorflow() -> None:
+    """It only writes event files here; its notes on how it computes would mislead."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def _open_checkpoints(outputs: Outputs, config: Config, num_training: int) -> Checkpoints:
+    steps_per_epoch = pipeline.steps_per_epoch(num_training, config.batch_size)
+    period = config.checkpoint.every_epochs * steps_per_epoch
+    return Checkpoints(outputs.checkpoints, period, _checkpoints_kept(config))

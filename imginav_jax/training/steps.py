@@ -1,0 +1,138 @@
+"""The training, evaluation and reconstruction steps: pure functions from arrays to arrays."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
+
+from imginav_jax.datasets import palette
+from imginav_jax.input_pipeline.batch import Batch
+from imginav_jax.models import architecture, losses, metrics, network
+from imginav_jax.models.inference import scale_images
+from imginav_jax.models.losses import Losses, LossWeights, weigh_losses
+from imginav_jax.training.state import TrainState, update_loss_scale
+
+
+class TrainMetrics(NamedTuple):
+    """Scalars of one step; the loss terms are already multiplied by their weights."""
+
+    loss: Float[Any, ""]
+    mse_rgb: Float[Any, ""]
+    ce_segmentation: Float[Any, ""]
+    ce_classification: Float[Any, ""]
+    grad_norm: Float[Any, ""]
+    param_norm: Float[Any, ""]  # before the step
+    skipped: Float[Any, ""]  # 1 where float16 has overflowed and nothing was updated, else 0
+
+
+class EvalMetrics(NamedTuple):
+    """What one batch adds to an evaluation; values of padded rows are to be dropped by `mask`."""
+
+    losses: Losses
+    room_scene_correct: Bool[Array, " b"] | None  # None without a classification head
+    confusion: Int32[Array, "classes classes"]  # zeros without a segmentation head
+    mask: Bool[Array, " b"]
+
+
+def compute_losses(outputs: network.Outputs, batch: Batch) -> Losses:
+    rgb, segmentation, room_scene = outputs
+    none = jnp.zeros(batch.type.shape)
+    return Losses(
+        none if rgb is None else losses.mse_rgb(rgb, scale_images(batch.image)),
+        none if segmentation is None else losses.cross_entropy_segmentation(segmentation, palette.one_hot(batch.image)),
+        none if room_scene is None else losses.cross_entropy_classification(room_scene, batch.type),
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    config: architecture.AutoencoderConfig,
+    weights: LossWeights,
+    optimizer: optax.GradientTransformation,
+    accumulate_steps: int = 1,
+) -> tuple[TrainState, TrainMetrics]:
+    """One optimizer step on a full batch; donate `state`.
+
+    The batch is taken in `accumulate_steps` parts of the same size, one after the other, which changes no result
+    beyond rounding: only one part's activations are live at once.
+    """
+    scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+
+    def loss_fn(params: network.Params, part: Batch) -> tuple[Array, Losses]:
+        outputs = network.apply(config, params, scale_images(part.image))
+        # Divided here and not at the end: float16 then over- and underflows as with the whole batch.
+        means = jax.tree.map(lambda term: term.mean() / accumulate_steps, compute_losses(outputs, part))
+        terms = weigh_losses(means, weights)
+        return _sum(terms) * scale, terms
+
+    def gradient(part: Batch) -> tuple[network.Params, Losses]:
+        return jax.grad(loss_fn, has_aux=True)(state.params, part)
+
+    if accumulate_steps == 1:
+        grads, terms = gradient(batch)
+    else:
+        grads, terms = _accumulate(gradient, split_batch(batch, accumulate_steps))
+    loss = _sum(terms)
+    grads = jax.tree.map(lambda grad: grad / scale, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    stepped = TrainState(state.step + 1, params, opt_state, state.loss_scale)
+    grad_norm = optax.tree.norm(grads)
+    is_finite = jnp.isfinite(grad_norm)
+    skipped = jnp.float32(0)
+    if state.loss_scale is not None:
+        skipped = 1 - is_finite.astype(jnp.float32)
+        unchanged = state._replace(step=stepped.step)
+        stepped = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), stepped, unchanged)
+        stepped = stepped._replace(loss_scale=update_loss_scale(state.loss_scale, is_finite))
+    measured = TrainMetrics(
+        loss=loss,
+        mse_rgb=terms.mse_rgb,
+        ce_segmentation=terms.ce_segmentation,
+        ce_classification=terms.ce_classification,
+        grad_norm=grad_norm,
+        param_norm=optax.tree.norm(state.params),
+        skipped=skipped,
+    )
+    return stepped, measured
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """A new leading axis of `parts`; part k has rows k, k + parts, k + 2 parts, ... of the batch.
+
+    So every device that holds a share of consecutive rows has its share of every part, and no row moves.
+    """
+    return jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
+
+
+def _accumulate(function: Callable[[Batch], Any], parts: Batch) -> Any:
+    """The sum of what the function makes of each part, one at a time."""
+    first = jax.tree.map(lambda rows: rows[0], parts)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, first))
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    return lax.scan(add, zeros, parts)[0]
+
+
+def _sum(terms: Losses) -> Array:
+    return terms.mse_rgb + terms.ce_segmentation + terms.ce_classification
+
+
+def eval_step(params: network.Params, batch: Batch, *, config: architecture.AutoencoderConfig) -> EvalMetrics:
+    """Losses an image and the confusion matrix of one batch, padded or not."""
+    outputs = network.apply(config, params, scale_images(batch.image))
+    _, segmentation, room_scene = outputs
+    if segmentation is None:
+        confusion = jnp.zeros((palette.NUM_CLASSES, palette.NUM_CLASSES), jnp.int32)
+    else:
+        confusion = metrics.confusion_matrix(segmentation, palette.one_hot(batch.image), batch.mask)
+    correct = None if room_scene is None else room_scene.argmax(-1) == batch.type
+    return EvalMetrics(compute_losses(outputs, batch), correct, confusion, batch.mask)
