@@ -1,4 +1,4 @@
-"""Settings for every test, and layouts and manifests to test with."""
+"""Settings for every test, and manifests to test with."""
 
 import atexit
 import csv
@@ -20,29 +20,16 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import hypothesis
 import jax
-import numpy as np
 import pytest
 from PIL import Image
 
-from imginav_jax.datasets import palette, synthetic
-from imginav_jax.models import architecture, network
+from helpers import COLUMNS, TINY, random_layout
+from imginav_jax.datasets import synthetic
+from imginav_jax.models import network
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the first example compiles
 hypothesis.settings.load_profile("no deadline")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-ROOT = Path(__file__).resolve().parent.parent
-REAL_LAYOUTS = ROOT.parent / "shared" / "real_layouts"
-COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
-
-
-def random_layout(size: int, seed: int = 0) -> np.ndarray:
-    """Palette colours in 4x4 blocks."""
-    classes = np.random.default_rng(seed).integers(0, palette.NUM_CLASSES, (size // 4, size // 4))
-    return palette.COLORS[np.kron(classes, np.ones((4, 4), int))]
-
-
-TINY = architecture.AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_steps=2)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
-from imginav_jax.system import command_line
-
 
 def parse_flags(config: flags.FlagHolder, argv: list[str]) -> list[str]:
     """absl's parser, but every mistake is a line or two on stderr instead of a traceback.
@@ -22,7 +20,7 @@ def parse_flags(config: flags.FlagHolder, argv: list[str]) -> list[str]:
     except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
         # ml_collections wraps an error of get_config in its whole traceback; the last line is the message.
         message = str(error).strip().splitlines()[-1].removeprefix("ValueError:").strip()
-        sys.exit(f"error: {command_line.explain(argv) or message}")
+        sys.exit(f"error: {explain(argv) or message}")
 
 
 def explain(argv: Sequence[str]) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs.phase1_2 import get_config
-from conftest import ROOT
+from helpers import ROOT
 from imginav_jax.runs import checkpoints, experiment
 from imginav_jax.training import state
 

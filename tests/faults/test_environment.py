@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 from imginav_jax.latents.storage import StoredLatents
 
 # Every one of these has ended or bent some program that reads it.

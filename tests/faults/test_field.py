@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from conftest import ROOT
 from faults.conftest import IN_TURN
 from faults.test_kills import children_of
 from faults.test_signals import wait_for_the_end_of_group
+from helpers import ROOT
 from imginav_jax.datasets import preparation
 
 LEFT = "*-v*/imginav_layouts/*/"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import random_layout
+from helpers import random_layout
 from imginav_jax.datasets.imginav_layouts import VERSION
 from imginav_jax.runs import checkpoints
 

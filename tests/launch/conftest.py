@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import ROOT
+from helpers import ROOT
 
 LSF = Path(__file__).parent / "stand_ins" / "lsf.py"
 CARDS = {

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 from imginav_jax import cards
 from imginav_jax.system.errors import UserError
 from launch.conftest import CARDS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 from imginav_jax.devices import distributed
 from imginav_jax.system import signals
 

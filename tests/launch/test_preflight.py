@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 from imginav_jax.preflight import checks
 from imginav_jax.system.errors import UserError
 from imginav_jax.training import run

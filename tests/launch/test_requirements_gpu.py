@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 from imginav_jax import cards
 
 FILES = ROOT / "requirements.txt", ROOT / "requirements-gpu.txt"

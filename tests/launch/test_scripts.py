@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 JOBS = ["v100.sh", "l40s.sh", "report.sh", "benchmark.sh", "multinode.sh"]

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from conftest import random_layout
+from helpers import random_layout
 from imginav_jax.datasets import layout_record
 
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_train import NAME, rows_of, tiny_config
 
+from helpers import NAME, rows_of, tiny_config
 from imginav_jax import autoencoder
 from imginav_jax.datasets import preparation
 from imginav_jax.export_torch import export_checkpoint

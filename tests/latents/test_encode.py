@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from test_latent_statistics import statistics_of
-from test_train import tiny_config
 
-from conftest import ROOT, TINY, random_layout
+from helpers import ROOT, TINY, complaint, random_layout, run, statistics_of, tiny_config
 from imginav_jax import autoencoder
 from imginav_jax.datasets import layout_record, preparation
 from imginav_jax.input_pipeline.source import LayoutSource
@@ -52,26 +50,6 @@ def encoded(work, tmp_path_factory):
 def start(module, *arguments):
     command = [sys.executable, "-m", f"imginav_jax.{module}", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def run(module, *arguments, devices=1, wrapper=(), timeout=300):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return subprocess.run(
-        [*wrapper, sys.executable, "-m", f"imginav_jax.{module}", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def complaint(result):
-    assert result.returncode not in (0, None)
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "Traceback" not in result.stderr
-    return line
 
 
 def read_all(directory, split):

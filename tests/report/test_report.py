@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_encode import complaint, run
-from test_train import tiny_config
 
 from configs import report as report_config
-from conftest import REAL_LAYOUTS, ROOT
+from helpers import REAL_LAYOUTS, ROOT, complaint, run, tiny_config
 from imginav_jax import autoencoder
 from imginav_jax.datasets import palette
 from imginav_jax.input_pipeline.source import LayoutSource

@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_encode import complaint, run
 
 from configs.phase1_2 import get_config
-from conftest import TINY, random_layout
+from helpers import TINY, complaint, random_layout, run
 from imginav_jax import autoencoder, interpolate, latent_colors, reconstruct
 from imginav_jax.datasets import palette, pictures
 from imginav_jax.examples import latent_diffusion

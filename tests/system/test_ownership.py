@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 from imginav_jax.system import ownership
 from imginav_jax.system.errors import RunError, UserError
 from imginav_jax.system.ownership import InUseError, own, own_output

@@ -1,12 +1,14 @@
 """The command line as its user meets it: real processes, exit codes, and one clear line for a mistake."""
 
+import functools
 import os
 import subprocess
 import sys
 
 import pytest
 
-from conftest import REAL_LAYOUTS, ROOT
+import helpers
+from helpers import NAME, REAL_LAYOUTS, ROOT
 
 CONFIG = "--config=configs/phase1_2.py:R1"
 TINY = [
@@ -17,20 +19,7 @@ TINY = [
     "--config.batch_size=4",
     "--config.num_epochs=1",
 ]
-NAME = "phase1_2_AE_R1_ds3_quick"
-
-
-def run(*arguments, devices=1, timeout=300):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return subprocess.run(
-        [sys.executable, "-m", "imginav_jax.main", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+run = functools.partial(helpers.run, "main")
 
 
 def places(folder):

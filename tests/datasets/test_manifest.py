@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import COLUMNS
+from helpers import COLUMNS
 from imginav_jax.datasets.manifest import read_manifest
 from imginav_jax.system import csv_table
 from imginav_jax.system.errors import UserError

@@ -2,12 +2,11 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 import scipy.stats
 
-from imginav_jax.models import latent_statistics
+from helpers import statistics_of
 from imginav_jax.models.latent_statistics import LatentStatistics
 
 
@@ -17,19 +16,6 @@ def make_latents(shape=(7, 6, 8, 5), seed=0):
     raw = random.gamma(2.0, size=shape) + random.normal(size=(shape[0], 1, 1, shape[3]))
     mixed = raw @ random.normal(size=(shape[3], shape[3]))
     return (mixed * 10.0 ** np.linspace(-3, 2, shape[3]) + np.linspace(-50, 1000, shape[3])).astype(np.float32)
-
-
-def statistics_of(latents, sizes=None):
-    """In batches of `sizes`, each merged on its own, then all of them."""
-    parts, start = [], 0
-    for size in sizes or [len(latents)]:
-        with jax.enable_x64(True):
-            summaries = jax.device_get(jax.jit(latent_statistics.summarize)(latents[start : start + size]))
-        merged = latent_statistics.merge(summaries)
-        parts.append(latent_statistics.load_summary(json.loads(json.dumps(latent_statistics.dump_summary(merged)))))
-        start += size
-    assert start == len(latents)
-    return latent_statistics.compute(latent_statistics.merge(latent_statistics.stack(parts)), {"digest": "a"})
 
 
 def neighbour_correlation(first, second):

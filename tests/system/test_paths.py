@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.phase1_2 import get_config
-from conftest import TINY
+from helpers import TINY
 from imginav_jax.datasets import preparation
 from imginav_jax.datasets.preparation import TRAIN, DataSpec
 from imginav_jax.input_pipeline.source import LayoutSource

@@ -1,6 +1,5 @@
 """Whole runs of a tiny experiment: outputs, continuation, determinism, and what stops a run."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -15,42 +14,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
-from configs.phase1_2 import get_config
+from helpers import NAME, rows_of, tiny_config
 from imginav_jax.datasets import palette
 from imginav_jax.models import network
 from imginav_jax.runs import checkpoints, experiment
 from imginav_jax.system.errors import RunError, UserError
 from imginav_jax.training import compiled, run, train
 
-NAME = "phase1_2_AE_R1_ds3_quick"
 ORIGINAL_COLUMNS = [
     "epoch",
     *("train_loss", "train_MSE_rgb", "train_CE_segmentation", "train_CE_classification"),
     *("val_loss", "val_MSE_rgb", "val_CE_segmentation", "val_CE_classification"),
 ]
-
-
-def tiny_config(folder, argument="R1,quick", **overrides):
-    config = get_config(argument)
-    changes = {
-        "data.image_size": 32,
-        "data.synthetic_size": 30,
-        "data.cache_dir": str(folder / "cache"),
-        "phase_dir": str(folder / "phase"),
-        "model.base_channels": 16,
-        "batch_size": 4,
-        "num_epochs": 3,
-        "optimizer.learning_rate": 2e-3,
-        "samples.count": 3,
-        **overrides,
-    }
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def rows_of(workdir):
-    with (workdir / f"{NAME}_metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def reproducible(rows):

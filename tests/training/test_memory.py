@@ -13,10 +13,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from test_steps import random_batch
 
 from configs.phase1_2 import get_config
-from conftest import ROOT
+from helpers import ROOT, random_batch
 from imginav_jax import cards
 from imginav_jax.benchmark.phase import memory
 from imginav_jax.devices import chips, target

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import TINY, random_layout
+from helpers import TINY, make_batch, random_batch, random_layout
 from imginav_jax.datasets import palette, pictures, synthetic
 from imginav_jax.devices import target
 from imginav_jax.devices.mesh import batch_sharding
-from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models import inference, losses, metrics, network, normalization
 from imginav_jax.models.architecture import AutoencoderConfig
 from imginav_jax.training import evaluate, steps
@@ -25,17 +24,6 @@ from imginav_jax.training.state import (
     create_state,
     make_optimizer,
 )
-
-
-def make_batch(images, types=None, mask=None):
-    count = len(images)
-    types = np.zeros(count) if types is None else np.asarray(types)
-    indices = np.arange(count) if mask is None else np.where(mask, np.arange(count), -1)
-    return Batch(np.asarray(images), types.astype(np.int32), indices.astype(np.int32))
-
-
-def random_batch(count, size=16):
-    return make_batch([random_layout(size, seed) for seed in range(count)], np.arange(count) % 2)
 
 
 def test_scaling_is_exact_at_the_ends_and_undone():

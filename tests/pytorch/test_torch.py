@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import random_layout
+from helpers import random_layout
 from imginav_jax.benchmark.pytorch import worker
 from imginav_jax.benchmark.pytorch.job import Job
 from imginav_jax.datasets import palette

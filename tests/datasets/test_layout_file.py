@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, random_layout
+from helpers import ROOT, random_layout
 from imginav_jax.datasets.layout_file import decode_layout, inspect_layout, read_layout
 from imginav_jax.datasets.pictures import read_images
 from imginav_jax.system.errors import UserError

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import subprocess
 import sys
 
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import helpers
 from configs.phase1_2 import get_config
-from conftest import ROOT
+from helpers import CONFIG, FAST, ROOT, TINY_BENCHMARK
 from imginav_jax.benchmark import program, sampling, table, timing
 from imginav_jax.benchmark.phase import autoencoder_cost, diffusion_cost, phase
 from imginav_jax.benchmark.speed import roofline
@@ -23,18 +23,8 @@ from imginav_jax.runs import benchmark_file
 from imginav_jax.runs.benchmark_file import AutoencoderCost, Benchmark, DiffusionCost, Spread, Timing, TrainingStepCost
 from imginav_jax.system.errors import UserError
 
-CONFIG = "--config=configs/phase1_2.py:R1"
-TINY = [
-    f"{CONFIG},quick",
-    "--config.data.image_size=32",
-    "--config.model.base_channels=16",
-    "--config.model.latent_channels=4",
-    "--config.batch_size=2",
-    "--rounds=2",
-]
 SHAPE = (4, 4, 4)
-# What is computed here is small, and takes much longer to compile than to run.
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+run = functools.partial(helpers.run, "benchmark")
 jit = functools.partial(jax.jit, compiler_options=FAST)
 
 
@@ -52,18 +42,6 @@ def inputs():
     random = np.random.default_rng(0)
     latents, condition = random.standard_normal((2, 2, *SHAPE), np.float32)
     return latents, np.array([0.2, 0.9], np.float32), condition[..., :3]
-
-
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "imginav_jax.benchmark", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_a_fresh_controlnet_changes_nothing_and_another_one_does(unet, inputs):
@@ -370,7 +348,7 @@ assert not {"tensorflow", "clu"} & set(sys.modules)
 
 def test_the_phase_is_measured_written_and_printed(tmp_path):
     flags = " ".join(f"--{name}={value}" for name, value in FAST.items()).lower()
-    result = run("--phase", *TINY, "--out", tmp_path / "new" / "out", "--json", XLA_FLAGS=flags)
+    result = run("--phase", *TINY_BENCHMARK, "--out", tmp_path / "new" / "out", "--json", XLA_FLAGS=flags)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     path = tmp_path / "new" / "out" / "benchmark_cpu_float32.json"
@@ -400,7 +378,7 @@ def test_the_phase_is_measured_written_and_printed(tmp_path):
 
 @pytest.mark.slow
 def test_the_memory_table_is_printed_and_nothing_is_written(tmp_path):
-    tiny = [option for option in TINY if not option.startswith("--rounds")]
+    tiny = [option for option in TINY_BENCHMARK if not option.startswith("--rounds")]
     result = run("--memory", *tiny, f"--config.phase_dir={tmp_path / 'phase'}")
     assert result.returncode == 0, result.stderr
     rows = [line for line in result.stdout.splitlines() if line.startswith("| R")]

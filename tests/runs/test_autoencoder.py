@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from conftest import ROOT, TINY, random_layout
+from helpers import ROOT, TINY, random_layout
 from imginav_jax import autoencoder
 from imginav_jax.models import architecture, inference, network
 from imginav_jax.runs import weights

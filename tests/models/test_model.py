@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import TINY
+from helpers import TINY
 from imginav_jax.devices import target
 from imginav_jax.models import convolutions, network
 from imginav_jax.models.architecture import AutoencoderConfig

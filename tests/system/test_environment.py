@@ -9,26 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from conftest import ROOT, TINY, random_layout
+from helpers import ROOT, TINY, random_layout, run
 from imginav_jax import autoencoder
 from imginav_jax.models import network
 from imginav_jax.runs import weights
 from imginav_jax.system import environment
 from imginav_jax.system.errors import UserError
-
-
-def run(module, *arguments, cwd=ROOT, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", f"imginav_jax.{module}", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def overrule(**variables):

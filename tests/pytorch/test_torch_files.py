@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT
+from helpers import ROOT, run
 from imginav_jax import autoencoder
 from imginav_jax.export_torch import export_checkpoint
 from imginav_jax.import_torch import import_checkpoint
@@ -29,18 +29,6 @@ from imginav_jax.system.errors import UserError
 def twin():
     torch.manual_seed(0)
     return Twin(latent=4, base=16, steps=2)
-
-
-def run(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"imginav_jax.{module}", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def assert_same_tensors(found, expected):

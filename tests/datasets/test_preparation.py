@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from conftest import ROOT, random_layout
+from helpers import ROOT, random_layout
 from imginav_jax.datasets import imginav_layouts, layout_record, palette, preparation
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.system.errors import UserError

@@ -1,15 +1,17 @@
 """What one experiment costs: its steps, PyTorch's in turns, other batch and image sizes; the flags and the JSON."""
 
 import dataclasses
+import functools
 import json
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_benchmark import CONFIG, FAST, TINY, run
 
+import helpers
 from configs.phase1_2 import get_config
+from helpers import CONFIG, FAST, TINY_BENCHMARK
 from imginav_jax.benchmark import parts, program, sampling
 from imginav_jax.benchmark.pytorch import against, turn_process
 from imginav_jax.benchmark.pytorch import job as torch_job
@@ -21,9 +23,10 @@ from imginav_jax.benchmark.speed.step_cost import StepCost, StepCosts
 from imginav_jax.runs.benchmark_file import Spread, Timing
 from imginav_jax.system.errors import RunError, UserError
 
+run = functools.partial(helpers.run, "benchmark")
 XLA_FLAGS = " ".join(f"--{name}={value}" for name, value in FAST.items()).lower()
 ONCE = [
-    *(option for option in TINY if not option.startswith("--rounds")),
+    *(option for option in TINY_BENCHMARK if not option.startswith("--rounds")),
     "--config.model.downsampling_steps=1",
     "--rounds=1",
     "--json",
