@@ -2,14 +2,8 @@
 
 import sys
 
-from imginav_jax.devices import allocator
-from imginav_jax.system import environment, streams
-from imginav_jax.system.errors import UserError
+from imginav_jax.system.process import start
 
-if sys.argv[:1] == ["-m"]:  # while Python looks for a command of this package, which may import JAX first of all
-    streams.outlive_readers()
-    try:
-        environment.prepare()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    allocator.keep_freed_memory()
+__version__ = "0.1.0"
+
+start.prepare_if_command(sys.argv, sys.orig_argv)

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from imginav_jax.system.command_line import Parser
 from imginav_jax.system.errors import UserError
 
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
@@ -190,6 +191,9 @@ def describe(card: Card | None = None, environment: Mapping[str, str] = os.envir
 
 def main() -> None:
     """Prints lines for a shell on stdout, and what they are for on stderr."""
+    parser = Parser("cards", "Show the card that this machine has, as settings for a shell.", "")
+    parser.epilog = 'example: eval "$(python -m imginav_jax.cards)"'
+    parser.parse_args()
     try:
         card = find()
         check_cudnn(card.name, cudnn_version())

@@ -1,20 +1,19 @@
 """Latents back to pictures: `python -m imginav_jax.decode DIR --out PNGS`, where DIR is what `encode` has made."""
 
-import argparse
-import sys
 from pathlib import Path
 
 from imginav_jax.devices import compilation_cache
 from imginav_jax.latents import storage
 from imginav_jax.latents.decoding import decode
-from imginav_jax.system.errors import UserError
+from imginav_jax.system.command_line import Parser, one_line_errors
+from imginav_jax.system.errors import OptionError
 from imginav_jax.system.files import expand_user
 from imginav_jax.system.progress import log_to_stdout, logger
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.decode", description="Make pictures of what imginav_jax.encode has written."
+    parser = Parser(
+        "decode", "Make pictures of what imginav_jax.encode has written.", "latents/R1 --out pictures --count 8"
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="of the latents, in either format")
     parser.add_argument("--out", type=Path, required=True, metavar="PNGS", help="the folder to make")
@@ -23,13 +22,11 @@ def main() -> None:
     arguments = parser.parse_args()
     log_to_stdout()
     checkpoint = arguments.checkpoint and expand_user(arguments.checkpoint)
-    try:
+    with one_line_errors(also=ValueError):
         if arguments.count is not None and arguments.count < 1:
-            raise UserError(f"--count is {arguments.count}, expected 1 or more")
+            raise OptionError(f"--count is {arguments.count}, expected 1 or more")
         compilation_cache.enable()
         number = decode(expand_user(arguments.directory), expand_user(arguments.out), checkpoint, arguments.count)
-    except (UserError, ValueError) as error:
-        sys.exit(f"error: {error}")
     logger.info("%s: %d pictures, listed in %s", arguments.out, number, storage.INDEX)
 
 

@@ -5,16 +5,14 @@ DIR appears when it is complete; until then the work is in DIR.partial, and the 
 by one of them.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from imginav_jax.devices import compilation_cache
 from imginav_jax.latents import storage
-from imginav_jax.latents.encoding import IMAGES_A_DEVICE, SHARD_EXAMPLES, encode
+from imginav_jax.latents.encoding import IMAGES_PER_DEVICE, SHARD_EXAMPLES, encode
 from imginav_jax.models import latent_statistics
 from imginav_jax.models.latent_statistics import LatentStatistics
-from imginav_jax.system.errors import RunError
+from imginav_jax.system.command_line import Parser, one_line_errors, positive
 from imginav_jax.system.files import expand_user
 from imginav_jax.system.progress import log_to_stdout, logger
 
@@ -31,39 +29,31 @@ def _say(out: Path, found: LatentStatistics) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.encode", description="Encode a run's data set with its best weights."
+    parser = Parser(
+        "encode",
+        "Encode a run's data set with its best weights.",
+        "experiments/phase1/phase1_2_AE_R1_ds3 --out latents/R1",
     )
     parser.add_argument("directory", type=Path, metavar="WORKDIR", help="of a run, or an imported checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make, or to go on with")
     parser.add_argument("--dtype", choices=storage.DTYPES, default="float16", help="of the latents; default: float16")
     parser.add_argument("--format", choices=storage.FORMATS, default="array_record", help="default: array_record")
-    parser.add_argument("--images_a_device", type=_positive, default=IMAGES_A_DEVICE, help="in a batch")
-    parser.add_argument("--shard_examples", type=_positive, default=SHARD_EXAMPLES, help="in a file")
+    parser.add_argument("--images-per-device", "--images-a-device", type=positive, default=IMAGES_PER_DEVICE,
+                        help="in a batch")  # fmt: skip
+    parser.add_argument("--shard-examples", type=positive, default=SHARD_EXAMPLES, help="in a file")
     parser.add_argument("--share", action="store_true", help="the work with other processes that are started so")
     parser.add_argument("--manifest", help="a layouts.csv; default: the run's")
     parser.add_argument("--root", help="folder that no layout path may leave")
-    parser.add_argument("--cache_dir", help="where prepared data sets live; default: the run's")
-    parser.add_argument("--image_size", type=_positive, help="pixels; default: the run's, 512 for an imported one")
+    parser.add_argument("--cache-dir", help="where prepared data sets live; default: the run's")
+    parser.add_argument("--image-size", type=positive, help="pixels; default: the run's, 512 for an imported one")
     arguments = vars(parser.parse_args())
     directory, out = (expand_user(arguments.pop(key)) for key in ("directory", "out"))
     log_to_stdout()
-    try:
+    with one_line_errors("the same command goes on from here"):
         compilation_cache.enable()
         found = encode(directory, out, **arguments)
-    except RunError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; the same command goes on from here")
     if found is not None:
         _say(out, found)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
 
 
 if __name__ == "__main__":

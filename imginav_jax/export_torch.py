@@ -3,14 +3,14 @@
 The file is what `Autoencoder.load_checkpoint` of ImgiNav reads: a dict with `state_dict` and `config`.
 """
 
-import argparse
 import os
-import sys
 from pathlib import Path
 
 from imginav_jax.pytorch import architecture
 from imginav_jax.pytorch import tensors as torch_tensors
 from imginav_jax.runs import weights
+from imginav_jax.system import versions
+from imginav_jax.system.command_line import Parser, one_line_errors
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import check_is_new, expand_user
 
@@ -31,6 +31,7 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
     payload = {
         "state_dict": {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()},
         "config": architecture.make_config(loaded.config),
+        "program": versions.stamp(),
     }
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -46,17 +47,17 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.export_torch", description="Write weights as a checkpoint of the original."
+    parser = Parser(
+        "export_torch",
+        "Write weights as a checkpoint of the original.",
+        "experiments/phase1/phase1_2_AE_R1_ds3 --out AE_R1_jax.pt",
     )
     parser.add_argument("directory", type=Path, metavar="WORKDIR", help="of a run, or an imported checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.pt", help="the file to make")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         exported = export_checkpoint(expand_user(arguments.directory), expand_user(arguments.out), arguments.step)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(f"{arguments.out}: the weights after step {exported.step:,}")
 
 

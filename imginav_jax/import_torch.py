@@ -1,7 +1,5 @@
 """Brings an autoencoder of the original along: `python -m imginav_jax.import_torch CHECKPOINT.pt --out DIR`."""
 
-import argparse
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from imginav_jax.pytorch import architecture as torch_config
 from imginav_jax.pytorch import tensors as torch_tensors
 from imginav_jax.pytorch import torch_pickle
 from imginav_jax.runs import weights
+from imginav_jax.system.command_line import Parser, one_line_errors
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import check_is_new, expand_user
 
@@ -69,16 +68,14 @@ def _epoch(payload: dict[str, Any]) -> int | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.import_torch", description="Make an imported checkpoint of one of the original."
+    parser = Parser(
+        "import_torch", "Make an imported checkpoint of one of the original.", "AE_checkpoint_best.pt --out imported/AE"
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pt", help="a dict with state_dict and config")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the directory to make")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         config = import_checkpoint(expand_user(arguments.checkpoint), expand_user(arguments.out))
-    except UserError as error:
-        sys.exit(f"error: {error}")
     count = network.parameter_count(network.abstract_params(config))
     heads = ", ".join(head.name for head in config.heads) or "none"
     print(

@@ -3,8 +3,6 @@
 An --out that ends in .gif becomes an animation, there and back.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ from imginav_jax.autoencoder import Autoencoder
 from imginav_jax.datasets import pictures
 from imginav_jax.devices import compilation_cache
 from imginav_jax.runs import trained_run
-from imginav_jax.system.errors import UserError
+from imginav_jax.system.command_line import Parser, one_line_errors
+from imginav_jax.system.errors import OptionError
 from imginav_jax.system.files import expand_user
 from imginav_jax.system.progress import log_to_stdout, logger
 
@@ -34,21 +33,23 @@ def interpolate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.interpolate", description="Draw the path between two layouts."
+    parser = Parser(
+        "interpolate",
+        "Draw the path between two layouts.",
+        "a.png b.png --checkpoint experiments/phase1/phase1_2_AE_R1_ds3 --out strip.png",
     )
     parser.add_argument("images", type=Path, nargs=2, metavar="PNG", help="where the path begins and ends")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="a workdir")
     parser.add_argument("--out", type=Path, required=True, metavar="FIGURE", help="a .png (strip) or .gif (animation)")
     parser.add_argument("--pictures", type=int, default=8, help="on the path, both ends included; default: 8")
-    parser.add_argument("--image_size", type=int, help="pixels; default: the run's, 512 for an imported checkpoint")
+    parser.add_argument("--image-size", type=int, help="pixels; default: the run's, 512 for an imported checkpoint")
     arguments = parser.parse_args()
     out, directory = expand_user(arguments.out), expand_user(arguments.checkpoint)
     log_to_stdout()
-    try:
+    with one_line_errors(also=ValueError):
         pictures.check_figure_path(out, [".png", ".gif"])
         if arguments.pictures < 2:
-            raise UserError(f"--pictures is {arguments.pictures}, expected 2 or more")
+            raise OptionError(f"--pictures is {arguments.pictures}, expected 2 or more")
         compilation_cache.enable()
         run = trained_run.load(directory, arguments.image_size)
         images = pictures.read_images([expand_user(path) for path in arguments.images], run.image_size)
@@ -61,8 +62,6 @@ def main() -> None:
             captions = ["from", *(f"{share:.2f}" for share in shares), "to"]
             title = [f"from {arguments.images[0].name} to {arguments.images[1].name}"]
             pictures.write_figure(out, pictures.picture_grid(columns, captions, title))
-    except (UserError, ValueError) as error:
-        sys.exit(f"error: {error}")
     logger.info("%s", out)
 
 

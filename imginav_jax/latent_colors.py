@@ -3,8 +3,6 @@
 Red, green and blue are the first three principal components of the latents' cells over the training split.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,8 @@ from imginav_jax.latents.storage import Example, StoredLatents
 from imginav_jax.models import latent_statistics
 from imginav_jax.models.latent_statistics import LatentStatistics
 from imginav_jax.system import files
-from imginav_jax.system.errors import UserError
+from imginav_jax.system.command_line import Parser, one_line_errors
+from imginav_jax.system.errors import OptionError
 from imginav_jax.system.files import expand_user
 from imginav_jax.system.progress import log_to_stdout, logger
 
@@ -50,9 +49,7 @@ def choose_scenes(stored: StoredLatents, count: int, seed: int) -> list[Example]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.latent_colors", description="Draw random scenes' latents as colours."
-    )
+    parser = Parser("latent_colors", "Draw random scenes' latents as colours.", "latents/R1 --out colors.png")
     parser.add_argument("directory", type=Path, metavar="DIR", help="of the latents")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the figure")
     parser.add_argument("--count", type=int, default=6, help="scenes; default: 6")
@@ -61,10 +58,10 @@ def main() -> None:
     arguments = parser.parse_args()
     out = expand_user(arguments.out)
     log_to_stdout()
-    try:
+    with one_line_errors(also=ValueError):
         pictures.check_figure_path(out, [".png"])
         if arguments.count < 1 or arguments.seed < 0:
-            raise UserError("--count must be 1 or more, and --seed 0 or more")
+            raise OptionError("--count must be 1 or more, and --seed 0 or more")
         stored = StoredLatents(expand_user(arguments.directory))
         model = decoding.load_decoder(stored, arguments.checkpoint and expand_user(arguments.checkpoint))
         examples = choose_scenes(stored, arguments.count, arguments.seed)
@@ -74,8 +71,6 @@ def main() -> None:
         colors = color_latents(chosen, statistics).repeat(size, 1).repeat(size, 2)
         title = [example.layout_id for example in examples]
         pictures.write_figure(out, pictures.side_by_side(model.decode(chosen), colors, ("decoded", "latent"), title))
-    except (UserError, ValueError) as error:
-        sys.exit(f"error: {error}")
     logger.info("%s", out)
 
 

@@ -1,7 +1,5 @@
 """What autoencoders make of a picture: `python -m imginav_jax.reconstruct IMAGE... --checkpoint DIR... --out PNG`."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +15,7 @@ from imginav_jax.models import metrics
 from imginav_jax.models.inference import Reconstruction
 from imginav_jax.runs import trained_run
 from imginav_jax.runs.trained_run import TrainedRun
+from imginav_jax.system.command_line import Parser, one_line_errors
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user
 from imginav_jax.system.progress import log_to_stdout, logger
@@ -74,17 +73,19 @@ def common_image_size(runs: Sequence[TrainedRun]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.reconstruct", description="Draw what autoencoders make of pictures."
+    parser = Parser(
+        "reconstruct",
+        "Draw what autoencoders make of pictures.",
+        "layout.png --checkpoint experiments/phase1/phase1_2_AE_R1_ds3 --out figure.png",
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an 8-bit RGB PNG")
     parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, metavar="DIR", help="workdirs to compare")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the figure")
-    parser.add_argument("--image_size", type=int, help="pixels; default: the runs', 512 for imported checkpoints")
+    parser.add_argument("--image-size", type=int, help="pixels; default: the runs', 512 for imported checkpoints")
     arguments = parser.parse_args()
     out = expand_user(arguments.out)
     log_to_stdout()
-    try:
+    with one_line_errors():
         pictures.check_figure_path(out, [".png"])
         compilation_cache.enable()
         runs = [trained_run.load(expand_user(each), arguments.image_size) for each in arguments.checkpoint]
@@ -95,8 +96,6 @@ def main() -> None:
         ]
         lines = [f"{path.name}, {result.describe(i)}" for i, path in enumerate(paths) for result in results]
         pictures.write_figure(out, draw(images, results, lines))
-    except UserError as error:
-        sys.exit(f"error: {error}")
     for line in lines:
         logger.info("%s", line)
     logger.info("%s", out)

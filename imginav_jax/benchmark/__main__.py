@@ -22,8 +22,7 @@ from ml_collections import config_flags
 
 from imginav_jax import cards
 from imginav_jax.benchmark import parts
-from imginav_jax.system import command_line
-from imginav_jax.system.errors import RunError
+from imginav_jax.system import command_line, config_file
 from imginav_jax.system.files import expand_user, make_writable
 from imginav_jax.system.progress import log_to_stdout, logger
 
@@ -37,8 +36,8 @@ _CARD = flags.DEFINE_enum("card", None, cards.CHIPS, "Compile --memory for this 
 _OUT = flags.DEFINE_string("out", None, "Folder of the JSON file of --phase; default: the config's phase_dir")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Samples of every time; the median and the quartiles count", 1)
 _JSON = flags.DEFINE_bool("json", False, "Print the results as JSON too, on the last line")
-flags.mark_flag_as_required("config")
 
+_EXAMPLE = "python -m imginav_jax.benchmark --config=configs/phase1_2.py:R1,quick --only=train_step"
 _MODES = {
     "--only": _ONLY,
     "--against-torch": _AGAINST_TORCH,
@@ -51,22 +50,18 @@ _MODES = {
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         options = f"--config, --config.KEY=VALUE, {', '.join(_MODES)}, --card, --out, --rounds and --json"
-        sys.exit(f"error: unknown argument {argv[1]}; options are {options}")
+        command_line.misuse(f"unknown argument {argv[1]}; options are {options}")
     given = [name for name, flag in _MODES.items() if flag.value]
     if len(given) > 1:
-        sys.exit(f"error: {' and '.join(given)} exclude each other; give one of them")
+        command_line.misuse(f"{' and '.join(given)} exclude each other; give one of them")
     if _OUT.value is not None and not _PHASE.value:
-        sys.exit("error: --out is of --phase alone; nothing else writes a file")
+        command_line.misuse("--out is of --phase alone; nothing else writes a file")
     if _CARD.value is not None and not _MEMORY.value:
-        sys.exit("error: --card is of --memory alone; everything else measures the device at hand")
+        command_line.misuse("--card is of --memory alone; everything else measures the device at hand")
     log_to_stdout()
     modes = {"--phase": measure_phase, "--memory": measure_memory}
-    try:
+    with command_line.one_line_errors():
         modes.get("".join(given), measure_experiment)()
-    except RunError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; nothing was written")
 
 
 def measure_experiment() -> None:
@@ -148,4 +143,4 @@ def measure_memory() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=functools.partial(command_line.parse_flags, _CONFIG))
+    app.run(main, flags_parser=functools.partial(config_file.parse, _CONFIG, usage=__doc__, example=_EXAMPLE))

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from imginav_jax.datasets import layout_file, palette
 from imginav_jax.system import files
-from imginav_jax.system.errors import UserError
+from imginav_jax.system.errors import OptionError, UserError
 
 
 def read_images(paths: Sequence[Path], image_size: int) -> UInt8[np.ndarray, "b size size 3"]:
@@ -29,9 +29,9 @@ def read_images(paths: Sequence[Path], image_size: int) -> UInt8[np.ndarray, "b 
 
 
 def check_figure_path(path: Path, suffixes: Sequence[str]) -> None:
-    """UserError unless the name ends as one of `suffixes`."""
+    """OptionError unless the name ends as one of `suffixes`."""
     if path.suffix.lower() not in suffixes:
-        raise UserError(f"--out is {path}, expected a name that ends in {' or '.join(suffixes)}")
+        raise OptionError(f"--out is {path}, expected a name that ends in {' or '.join(suffixes)}")
 
 
 def write_figure(path: Path, figure: Image.Image) -> None:

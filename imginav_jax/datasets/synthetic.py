@@ -20,7 +20,8 @@ from numpy.random import Generator
 from PIL import Image
 
 from imginav_jax.datasets.palette import CLASS_NAMES, COLORS
-from imginav_jax.system import signals, workers
+from imginav_jax.system import signals
+from imginav_jax.system.process import workers
 
 Points = Float[np.ndarray, "points 2"]  # metres; or wall coordinates: along a wall from its middle, into the room
 Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in metres, y upwards

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import jax
 
-from imginav_jax.devices import allocator
 from imginav_jax.system.errors import UserError, first_line
+from imginav_jax.system.process import allocator
 from imginav_jax.system.progress import logger
 
 if allocator.is_keeping_freed_memory():

@@ -5,10 +5,8 @@ LATENTS is what `imginav_jax.encode` has made as ArrayRecord.  The model is the 
 Of the rest of this project it needs mainly the autoencoder, for `normalize`, `denormalize` and `decode_heads`.
 """
 
-import argparse
 import functools
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,8 @@ from imginav_jax.latents.decoding import load_decoder
 from imginav_jax.latents.storage import StoredLatents
 from imginav_jax.models import diffusion_unet
 from imginav_jax.models.diffusion_unet import Params
-from imginav_jax.system.errors import UserError
+from imginav_jax.system.command_line import Parser, one_line_errors
+from imginav_jax.system.errors import OptionError, UserError
 from imginav_jax.system.files import expand_user
 from imginav_jax.system.ownership import own_output
 from imginav_jax.system.progress import Progress, log_to_stdout, logger
@@ -125,9 +124,7 @@ def run(directory: Path, out: Path, checkpoint: Path | None, num_steps: int, cou
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.examples.latent_diffusion", description="Train on latents and draw samples."
-    )
+    parser = Parser("examples.latent_diffusion", "Train on latents and draw samples.", "latents/R1 --out samples.png")
     parser.add_argument("directory", type=Path, metavar="LATENTS", help="what imginav_jax.encode has made")
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the figure")
     parser.add_argument("--checkpoint", type=Path, help="the workdir that made the latents, where it has moved")
@@ -137,14 +134,12 @@ def main() -> None:
     arguments = parser.parse_args()
     out, checkpoint = expand_user(arguments.out), arguments.checkpoint and expand_user(arguments.checkpoint)
     log_to_stdout()
-    try:
+    with one_line_errors():
         pictures.check_figure_path(out, [".png"])
         if arguments.steps < 10 or arguments.count < 1 or arguments.seed < 0:
-            raise UserError("--steps must be 10 or more, --count 1 or more, --seed 0 or more")
+            raise OptionError("--steps must be 10 or more, --count 1 or more, --seed 0 or more")
         with own_output(out, f"--out {out}"):
             run(expand_user(arguments.directory), out, checkpoint, arguments.steps, arguments.count, arguments.seed)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ import numpy as np
 from imginav_jax.datasets import layout_record
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.input_pipeline.source import LayoutSource
-from imginav_jax.system import signals, workers
+from imginav_jax.system import signals
 from imginav_jax.system.errors import UserError
+from imginav_jax.system.process import workers
 
 _MAX_DECODING_THREADS = 8  # each decodes a batch of its own
 _DEVICE_BATCHES = 2  # on the device ahead of the step

@@ -36,7 +36,7 @@ from imginav_jax.system.errors import RunError, UserError
 from imginav_jax.system.ownership import InUseError, Ownership, own_output
 from imginav_jax.system.progress import Progress, logger
 
-IMAGES_A_DEVICE = 4  # in a batch
+IMAGES_PER_DEVICE = 4  # in a batch
 SHARD_EXAMPLES = 512
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _PROGRESS = "progress"  # folder of the finished shards' records, and of the locks
@@ -89,7 +89,7 @@ def encode(
     *,
     dtype: str = "float16",
     format: str = "array_record",  # noqa: A002
-    images_a_device: int = IMAGES_A_DEVICE,
+    images_per_device: int = IMAGES_PER_DEVICE,
     shard_examples: int = SHARD_EXAMPLES,
     manifest: str | None = None,
     root: str | None = None,
@@ -104,7 +104,7 @@ def encode(
       out: the folder to make.
       dtype: float16 or float32, of the stored latents; statistics are those of the float32 ones.
       format: array_record or npy.
-      images_a_device: a batch.
+      images_per_device: a batch.
       shard_examples: in a file; what an interruption can lose.
       manifest, root, cache_dir, image_size: as of the config's `data`; default: the run's.
       share: the shards with other processes that are told so too; else this process must be the only one.
@@ -132,7 +132,7 @@ def encode(
             shard_examples=shard_examples,
         )
         mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        job = _Job(description, out, sources, run, mesh, images_a_device * mesh.size, share)
+        job = _Job(description, out, sources, run, mesh, images_per_device * mesh.size, share)
         try:
             if _is_finished(job):
                 logger.info("%s has been encoded already. Nothing was changed.", out)

@@ -9,22 +9,23 @@ leaves them.  Nothing is made or changed; the first mistake is one line on stder
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from imginav_jax.preflight import checks
-from imginav_jax.system.errors import UserError
+from imginav_jax.system.command_line import Parser, one_line_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m imginav_jax.preflight", description="Check what is to be queued.")
+    parser = Parser(
+        "preflight", "Check what is to be queued.", "R1,quick R2,quick --config configs/phase1_2.py --logs logs"
+    )
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="R1 or R1,quick")
     parser.add_argument("--names", action="store_true", help="check the names of IMGINAV_ variables alone")
     parser.add_argument("--config", metavar="FILE", help="configs/phase1_2.py")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="where the output of the jobs goes")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of imginav_jax.main; the last option")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors(also=OSError):
         checks.check_names()
         if not arguments.names:
             checks.check_settings()
@@ -33,8 +34,6 @@ def main() -> None:
             checks.check_writable("the folder of the jobs' output", arguments.logs)
             checks.check_no_job_is_unfinished(work / "experiments" / "requeues")
             checks.check_no_job_waits(Path(arguments.config).parent.parent, work)
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

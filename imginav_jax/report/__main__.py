@@ -2,24 +2,25 @@
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
-from imginav_jax.system.errors import UserError
-from imginav_jax.system.files import expand_user
+from imginav_jax.system.command_line import Parser, one_line_errors
+from imginav_jax.system.errors import OptionError, UserError
+from imginav_jax.system.files import expand_user, own_config
 from imginav_jax.system.progress import log_to_stdout, logger
 
-_CONFIG = Path(__file__).resolve().parent.parent.parent / "configs" / "report.py"
 _NARROWEST = 150  # columns of the table where there is no terminal
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imginav_jax.report", description="Compare the runs of Phase 1.2 and choose a latent resolution."
+    parser = Parser(
+        "report", "Compare the runs of Phase 1.2 and choose a latent resolution.", "outputs/phase1_2_spatial_resolution"
     )
     parser.add_argument("paths", type=Path, nargs="+", metavar="DIR", help="a phase folder, or workdirs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: report/ in the phase folder")
-    parser.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE", help="default: configs/report.py")
+    parser.add_argument(
+        "--config", type=Path, default=own_config("report.py"), metavar="FILE", help="default: configs/report.py"
+    )
     parser.add_argument("--write-next-config", type=Path, metavar="FILE", help="start Phase 1.3 from the winner")
     parser.add_argument("--expected", nargs="+", default=[], metavar="EXPERIMENT", help="R1 R3,seed=7 and so on: name "
                         "those that are missing")  # fmt: skip
@@ -27,38 +28,39 @@ def main() -> None:
     arguments = parser.parse_args()
     log_to_stdout()
     next_path = arguments.write_next_config and expand_user(arguments.write_next_config)
-    try:
+    with one_line_errors("what has been measured is kept"):
         if next_path is not None and next_path.is_dir():
-            raise UserError(f"--write-next-config {next_path} is a folder, expected a file")
-        # Imported here: a mistake in the flags is answered at once, and the processes that count start light.
-        from imginav_jax.devices import compilation_cache
-        from imginav_jax.report import build, next_config, settings
-        from imginav_jax.report.page import tables
-        from imginav_jax.runs import incomplete
+            raise OptionError(f"--write-next-config {next_path} is a folder, expected a file")
+        try:
+            _report(arguments, next_path)
+        except OSError as error:
+            raise UserError(f"the report cannot be written: {error}") from None
 
-        config = settings.load(expand_user(arguments.config))
-        paths = [expand_user(path) for path in arguments.paths]
-        out, work = (path and expand_user(path) for path in (arguments.out, arguments.work))
-        expected = incomplete.resolve(arguments.expected)
-        compilation_cache.enable()
-        report, out = build.build(paths, out, config, expected, work)
-        width = max(shutil.get_terminal_size().columns, _NARROWEST)
-        logger.info("\n%s\n", tables.draw_terminal(report.results, report.confidence, width))
-        for arm, decision in report.decisions.items():
-            logger.info("%-14s %s", arm, decision.sentence)
-        logger.info("%-14s %s", "Report", out / "index.html")
-        if next_path is not None:
-            winner = report.winner()
-            if winner is None:
-                raise UserError(f"--write-next-config {next_path} is not written: no resolution has won")
-            next_config.write(next_path, winner, report.first_decision.sentence)
-            logger.info("%-14s %s", "Next config", next_path)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: the report cannot be written: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted; what has been measured is kept")
+
+def _report(arguments: argparse.Namespace, next_path: Path | None) -> None:
+    # Imported here: a mistake in the flags is answered at once, and the processes that count start light.
+    from imginav_jax.devices import compilation_cache
+    from imginav_jax.report import build, next_config, settings
+    from imginav_jax.report.page import tables
+    from imginav_jax.runs import incomplete
+
+    config = settings.load(expand_user(arguments.config))
+    paths = [expand_user(path) for path in arguments.paths]
+    out, work = (path and expand_user(path) for path in (arguments.out, arguments.work))
+    expected = incomplete.resolve(arguments.expected)
+    compilation_cache.enable()
+    report, out = build.build(paths, out, config, expected, work)
+    width = max(shutil.get_terminal_size().columns, _NARROWEST)
+    logger.info("\n%s\n", tables.draw_terminal(report.results, report.confidence, width))
+    for arm, decision in report.decisions.items():
+        logger.info("%-14s %s", arm, decision.sentence)
+    logger.info("%-14s %s", "Report", out / "index.html")
+    if next_path is not None:
+        winner = report.winner()
+        if winner is None:
+            raise UserError(f"--write-next-config {next_path} is not written: no resolution has won")
+        next_config.write(next_path, winner, report.first_decision.sentence)
+        logger.info("%-14s %s", "Next config", next_path)
 
 
 if __name__ == "__main__":

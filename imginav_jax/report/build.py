@@ -26,6 +26,7 @@ from imginav_jax.runs.experiment import Config
 from imginav_jax.runs.incomplete import Expected
 from imginav_jax.runs.phase_folder import Found
 from imginav_jax.runs.trained_run import TrainedRun
+from imginav_jax.system import versions
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import make_writable, write_atomically
 from imginav_jax.system.ownership import own_output
@@ -184,6 +185,7 @@ def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSourc
     writer.writeheader()
     writer.writerows(rows)
     content = {
+        "program": versions.stamp(),
         "layouts": report.num_layouts,
         "scenes": report.num_scenes,
         "config": report.config.to_dict(),

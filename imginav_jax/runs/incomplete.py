@@ -9,8 +9,8 @@ from pathlib import Path
 from imginav_jax.runs import experiment
 from imginav_jax.runs.outputs import DEFAULT_WORKDIRS
 from imginav_jax.system.errors import UserError
+from imginav_jax.system.files import own_config
 
-_CONFIG = Path(__file__).resolve().parent.parent.parent / "configs" / "phase1_2.py"
 _JOBS = "logs"  # folder of the jobs' output
 
 
@@ -65,7 +65,7 @@ def resolve(texts: Sequence[str]) -> list[Expected]:
     Raises:
       UserError: configs/phase1_2.py does not know one.
     """
-    get_config = runpy.run_path(str(_CONFIG))["get_config"]
+    get_config = runpy.run_path(str(own_config("phase1_2.py")))["get_config"]
     found = []
     for text in dict.fromkeys(texts):
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imginav_jax.runs import event_files
+from imginav_jax.system import versions
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user, read_json, require_literal, try_to_write, write_json
 from imginav_jax.system.ownership import Ownership, own_output
@@ -94,7 +95,7 @@ class Outputs:
     def open(self, description: dict[str, Any]) -> None:
         """Makes the folders and leaves the description of the experiment in each, and where the others are."""
         places = {"workdir": str(self.workdir.absolute()), "phase_dir": str(self.phase_dir.absolute())}
-        description = {**places, **description}
+        description = {**places, "program": versions.stamp(), **description}
         for folder in self.folders:
             try:
                 (folder / "samples").mkdir(parents=True, exist_ok=True)

@@ -1,50 +1,70 @@
-"""What the commands with a `--config` share: every mistake in the flags is one clear line."""
+"""What all commands share: how options are written, what a mistake in them gets, and how an error ends the program."""
 
-import runpy
+import argparse
+import contextlib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict
+from imginav_jax.system.errors import OptionError, RunError
 
 
-def parse_flags(config: flags.FlagHolder, argv: list[str]) -> list[str]:
-    """absl's parser, but every mistake is a line or two on stderr instead of a traceback.
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, for which a mistake is one line and exit code 2.
 
-    `config` is the flag of the config file.
+    Options are written with hyphens, `--image-size`; underscores are accepted in their place.
+    """
+
+    def __init__(self, module: str, description: str, example: str) -> None:
+        """Makes the parser of `python -m imginav_jax.{module}`; `example` is what a person may type behind it."""
+        program = f"python -m imginav_jax.{module}"
+        super().__init__(
+            prog=program,
+            description=description,
+            epilog=f"example: {program} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args([_with_hyphens(word) for word in words], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        misuse(f"{message} (`{self.prog} --help` shows an example)")
+
+
+def misuse(message: str) -> NoReturn:
+    """Ends the program with a line that names the option and what was expected, and exit code 2."""
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(2)
+
+
+def positive(text: str) -> int:
+    """Reads a whole number of an option, 1 or more, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
+@contextlib.contextmanager
+def one_line_errors(interrupted: str = "nothing was written", also: type[Exception] = RunError) -> Iterator[None]:
+    """Turns what a command cannot use or do into one line on stderr and exit code 1, or 2 for an option's value.
+
+    Args:
+      interrupted: said of what Ctrl-C leaves.
+      also: errors of this kind too, which are mistakes of the user in this command alone.
     """
     try:
-        rest = flags.FLAGS(argv)
-        _ = config.value.name  # a config file that cannot be read is noticed at the first access only
-        return rest
-    except (flags.Error, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-        # ml_collections wraps an error of get_config in its whole traceback; the last line is the message.
-        message = str(error).strip().splitlines()[-1].removeprefix("ValueError:").strip()
-        sys.exit(f"error: {explain(argv) or message}")
+        yield
+    except OptionError as error:
+        misuse(str(error))
+    except (RunError, also) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"error: interrupted; {interrupted}")
 
 
-def explain(argv: Sequence[str]) -> str | None:
-    """A line that names the first unknown config key and lists the valid ones; None if there is none to blame."""
-    names_and_values = [argument.lstrip("-").partition("=")[::2] for argument in argv]
-    following = [*argv[1:], ""]  # of `--config FILE`
-    files = [
-        value or after for (name, value), after in zip(names_and_values, following, strict=True) if name == "config"
-    ]
-    path, _, experiment = (files or [""])[-1].partition(":")
-    if not path.endswith(".py"):
-        return None
-    try:
-        valid = _keys(runpy.run_path(path)["get_config"](*filter(None, [experiment])))
-    except (OSError, ValueError, KeyError, SyntaxError):
-        return None
-    for key in (name.removeprefix("config.") for name, _ in names_and_values if name.startswith("config.")):
-        if not any(each == key or each.startswith(f"{key}.") for each in valid):
-            return f'unknown config key "{key}"; valid ones are {", ".join(valid)}'
-    return None
-
-
-def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in config.items():
-        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
-    return keys
+def _with_hyphens(word: str) -> str:
+    found = re.match(r"--[A-Za-z][\w-]*", word)
+    return word if found is None else found[0].replace("_", "-") + word[found.end() :]

@@ -30,6 +30,13 @@ def expand_user(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
+def own_config(name: str) -> Path:
+    """Returns the path of a config that came with the package: in a checkout in configs/, once installed inside."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return (installed if installed.is_dir() else package.parent / "configs") / name
+
+
 def require_literal(path: Path, option: str) -> None:
     """UserError where Orbax would take the path for a pattern, and not find, or find elsewhere, what it has written."""
     found = _PATTERN.search(str(path.absolute()))

@@ -10,7 +10,7 @@ from typing import TypeVar
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from imginav_jax.system import streams
+from imginav_jax.system.process import streams
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -21,12 +21,20 @@ logger = logging.getLogger("imginav_jax")
 def log_to_stdout() -> None:
     """This program's lines, with the time; from libraries only warnings, on stderr as absl writes them."""
     absl_logging.set_verbosity(absl_logging.WARNING)
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _BesideBars(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     streams.say_when_lost("The output can be written no longer; the work goes on without.")
+
+
+class _BesideBars(logging.StreamHandler):
+    """Takes a bar of a terminal away, writes the line, and draws the bar below it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 class Progress:

@@ -99,8 +99,8 @@ def test_a_huge_image_costs_no_memory(tmp_path):
     program = f"""
 import pathlib, resource
 from imginav_jax.datasets.layout_file import read_layout
-from imginav_jax.errors import UserError
-from imginav_jax.pictures import read_images
+from imginav_jax.system.errors import UserError
+from imginav_jax.datasets.pictures import read_images
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read_layout(pathlib.Path({str(path)!r}), 512)

@@ -12,7 +12,7 @@ from PIL import Image
 from imginav_jax.datasets import synthetic
 from imginav_jax.datasets.palette import CLASS_NAMES, CLASSES, on_palette, one_hot
 from imginav_jax.datasets.synthetic import SyntheticLayout, generate_scene, write_manifest
-from imginav_jax.system import workers
+from imginav_jax.system.process import workers
 
 COLUMNS = ["scene_id", "type", "room_id", "layout_path", "is_empty"]
 SEED = 7

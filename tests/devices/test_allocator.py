@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
-from imginav_jax.devices import allocator
+from imginav_jax.system.process import allocator
 
 _COMMAND = """
 import ctypes, resource, tempfile
 import jax, jax.numpy as jnp
-from imginav_jax import target
+from imginav_jax.devices import target
 image, wide = jnp.ones((20480, 8)), jnp.ones((8, 1024))
 step = jax.jit(lambda x: jnp.maximum(x @ wide, 0) @ wide.T / 8192)  # a temporary array of 80 MiB
 faults = []
@@ -38,12 +38,9 @@ print(min(faults), " hg" in open("/proc/self/smaps").read(), heaps)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_a_command_asks_for_no_page_twice(tmp_path: Path):
-    package = tmp_path / "imginav_jax"
-    package.mkdir()
-    for name in ("__init__.py", "allocator.py", "environment.py", "errors.py", "streams.py", "target.py"):
-        shutil.copy(ROOT / "imginav_jax" / name, package)
-    (package / "command.py").write_text(_COMMAND)
-    start = [sys.executable, "-m", "imginav_jax.command"]
+    shutil.copytree(ROOT / "imginav_jax", tmp_path / "imginav_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "imginav_jax" / "encode.py").write_text(_COMMAND)
+    start = [sys.executable, "-m", "imginav_jax.encode"]
     given = {name: value for name, value in os.environ.items() if not name.startswith(allocator.WINNERS)}
     said = subprocess.run(start, cwd=tmp_path, env=given, check=True, capture_output=True, text=True).stdout
     faults, has_huge_pages, heaps = said.split()
@@ -58,7 +55,7 @@ def test_addresses_that_are_limited_are_left_to_the_program():
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
-from imginav_jax import allocator
+from imginav_jax.system.process import allocator
 allocator.keep_freed_memory()
 print(int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize())
 """

@@ -11,7 +11,8 @@ from imginav_jax import cards
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, sys
-from imginav_jax import compilation_cache, progress
+from imginav_jax.devices import compilation_cache
+from imginav_jax.system import progress
 progress.log_to_stdout()
 compilation_cache.enable()
 def step(x):

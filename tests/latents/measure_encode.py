@@ -44,7 +44,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layouts", type=int, default=96)
     parser.add_argument("--image_size", type=int, default=512)
-    parser.add_argument("--images_a_device", type=int, default=encoding.IMAGES_A_DEVICE)
+    parser.add_argument("--images_per_device", type=int, default=encoding.IMAGES_PER_DEVICE)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def measure(folder, arguments):
     weights.save(folder / "model", CONFIG, params, {})
     places = {"manifest": str(synthetic.write_manifest(folder / "layouts", arguments.layouts, size, 0))}
     places |= {"cache_dir": str(folder / "cache"), "image_size": size}
-    options = {"images_a_device": arguments.images_a_device, "dtype": "float16"}
+    options = {"images_per_device": arguments.images_per_device, "dtype": "float16"}
 
     encode.Progress = Clock
     encoding.encode(folder / "model", folder / "warm", **places, **options)
@@ -84,7 +84,7 @@ def measure(folder, arguments):
 def time_decoding(directory, arguments):
     start, sharding = time.monotonic(), jax.numpy.zeros(()).sharding
     for split in (preparation.TRAIN, preparation.VALIDATION):
-        dataset = pipeline.eval_dataset(LayoutSource(directory, split), arguments.images_a_device)
+        dataset = pipeline.eval_dataset(LayoutSource(directory, split), arguments.images_per_device)
         for batch in pipeline.prefetch(dataset, sharding):
             jax.block_until_ready(batch.image)
     return arguments.layouts / (time.monotonic() - start)
@@ -92,14 +92,14 @@ def time_decoding(directory, arguments):
 
 def time_device(params, arguments):
     run = jax.jit(functools.partial(inference.encode, config=CONFIG), compiler_options=target.compiler_options())
-    shape = (arguments.images_a_device, arguments.image_size, arguments.image_size, 3)
+    shape = (arguments.images_per_device, arguments.image_size, arguments.image_size, 3)
     images = jax.random.randint(jax.random.key(1), shape, 0, 256).astype("uint8")
     jax.block_until_ready(run(params, images))
-    start, batches = time.monotonic(), -(-arguments.layouts // arguments.images_a_device)
+    start, batches = time.monotonic(), -(-arguments.layouts // arguments.images_per_device)
     for _ in range(batches):
         made = run(params, images)
     jax.block_until_ready(made)
-    return batches * arguments.images_a_device / (time.monotonic() - start)
+    return batches * arguments.images_per_device / (time.monotonic() - start)
 
 
 if __name__ == "__main__":

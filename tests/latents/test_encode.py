@@ -24,7 +24,7 @@ from imginav_jax.latents import storage
 from imginav_jax.latents.decoding import decode
 from imginav_jax.latents.encoding import encode
 from imginav_jax.latents.storage import StoredLatents
-from imginav_jax.runs import outputs, weights
+from imginav_jax.runs import weights
 from imginav_jax.system import files
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.ownership import InUseError
@@ -414,7 +414,7 @@ def test_statistics_that_cannot_be_put_beside_the_weights_stay_with_the_latents(
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         real(path, content)
 
-    monkeypatch.setattr(outputs, "write_json", refuse)
+    monkeypatch.setattr(files, "write_json", refuse)
     caplog.set_level("INFO", logger="imginav_jax")
     assert encode(work, tmp_path / "latents") is not None
     assert (tmp_path / "latents" / "latent_statistics.json").exists()

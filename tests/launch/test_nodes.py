@@ -183,8 +183,9 @@ def free_port():
 def start(code, index, port, **variables):
     """A process of two that runs `code` when it has met the other."""
     lines = [
-        "from imginav_jax import distributed, signals",
-        "from imginav_jax.errors import RunError",
+        "from imginav_jax.devices import distributed",
+        "from imginav_jax.system import signals",
+        "from imginav_jax.system.errors import RunError",
         "distributed._JOIN_SECONDS = int(os.environ.get('SECONDS_TO_JOIN', 100))",
         "distributed._LAST_SECONDS = 1",
         "distributed.initialize(signals.Stop())",

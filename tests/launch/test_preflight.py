@@ -27,7 +27,7 @@ def phase(cluster, site):
 
 
 @pytest.fixture
-def check(cluster, monkeypatch):
+def check(cluster, monkeypatch, capsys):
     """Call it with experiments and options; the message of what is refused."""
     monkeypatch.setattr("sys.argv", ["preflight"])
 
@@ -37,8 +37,10 @@ def check(cluster, monkeypatch):
         config, work = str(ROOT / "configs" / "phase1_2.py"), cluster.folder / "work"
         try:
             checks.check_runs(experiments, config, options, work)
-        except (UserError, SystemExit) as error:
-            return str(error).removeprefix("error: ")
+        except UserError as error:
+            return str(error)
+        except SystemExit:
+            return capsys.readouterr().err.removeprefix("error: ")
         return None
 
     return check
@@ -123,7 +125,7 @@ def test_settings_that_hold():
     [
         (["R9"], 'unknown experiment "R9"; valid ones are R1, R2, R3, V1, V2, V3'),
         (["R1,quik"], 'unknown preset "quik"; valid ones are full, quick, seed=NUMBER'),
-        (["R1", "--config.batch_sise=8"], 'unknown config key "batch_sise"; valid ones are '),
+        (["R1", "--config.batch_sise=8"], 'unknown config key "batch_sise"; did you mean batch_size?'),
         (["R1", "--config.batch_size=eight"], "eight"),
         (["R1", "--config.data.num_workers=two"], "config.data.num_workers"),
         (["R1", "--config.batch_size=0"], "config.batch_size is 0, expected a number above 0"),

@@ -28,7 +28,7 @@ def flock(handle, how):
     if kind == "flock":
         real(handle, how)
 fcntl.flock = flock
-from imginav_jax.ownership import own
+from imginav_jax.system.ownership import own
 """
 
 

@@ -243,8 +243,8 @@ def test_every_chip_of_the_cards_can_be_compiled_for():
 COMPILE_FOR = """
 import json, sys
 from configs.phase1_2 import get_config
-from imginav_jax import experiment
-from imginav_jax.benchmark import memory
+from imginav_jax.benchmark.phase import memory
+from imginav_jax.runs import experiment
 
 target = memory.card(sys.argv[1])
 found = []

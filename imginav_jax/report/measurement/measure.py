@@ -19,8 +19,9 @@ from imginav_jax.datasets import layout_record
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.measurement import fidelity, structure
 from imginav_jax.report.measurement.subjects import Images, Outputs, Subject
-from imginav_jax.system import files, workers
+from imginav_jax.system import files
 from imginav_jax.system.errors import UserError
+from imginav_jax.system.process import workers
 from imginav_jax.system.progress import Progress, logger
 
 _BATCH_SIZE = 8  # layouts that are predicted at once

@@ -14,6 +14,7 @@ from imginav_jax.report.measurement.subjects import SEGMENTATION
 from imginav_jax.report.page import published, tables
 from imginav_jax.report.page.gallery import Picture
 from imginav_jax.runs import phase_folder
+from imginav_jax.system import versions
 
 _WIDEST_STRIP = 1200  # pixels
 
@@ -39,6 +40,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         training_costs=tables.training_costs(found.runs),
         differing=phase_folder.differing_settings(found.runs),
         definitions=_definitions(),
+        program=", ".join(f"{name} {value}" for name, value in versions.stamp().items() if value),
         data_kind=found.runs[0].trained.data["kind"],
     )
 
