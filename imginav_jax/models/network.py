@@ -6,7 +6,6 @@ correlation kernel over the zero-dilated input, that is PyTorch's kernel flipped
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -84,16 +83,35 @@ def _up(cin: int, cout: int, *, dtype: Any, draw: Draw) -> Conv:
 
 
 class NormAct(nnx.Module):
-    """GroupNorm (affine) and the activation, behind a convolution whose bias is added here."""
+    """The parameters of a GroupNorm, and the activation behind it; `conv_norm_act` applies them."""
 
     def __init__(self, channels: int, groups: int = NORM_GROUPS, activation: str = "SiLU"):
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.groups, self.activation = groups, activation
 
-    def __call__(self, conv: Conv, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
-        parameters = conv.bias[...], self.scale[...], self.bias[...]
-        return normalization.bias_norm_act(conv.without_bias(x), *parameters, self.groups, ACTIVATIONS[self.activation])
+
+def conv_norm_act(conv: Conv, norm: NormAct, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
+    """Returns the activation of the normalised convolution of x; the convolution's bias is added with the norm."""
+    parameters = conv.bias[...], norm.scale[...], norm.bias[...]
+    return normalization.bias_norm_act(conv.without_bias(x), *parameters, norm.groups, ACTIVATIONS[norm.activation])
+
+
+class ConvNormAct(nnx.List):
+    """A convolution and a norm with activation, from x to x; a list, for checkpoints name its parts by their places."""
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
+        conv, norm = self
+        return conv_norm_act(conv, norm, x)
+
+
+class EncoderStage(nnx.List):
+    """Convolution, norm, strided convolution and norm; halves height and width."""
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h/2 w/2 c"]:
+        conv, norm, down, down_norm = self
+        x = conv_norm_act(conv, norm, x)
+        return conv_norm_act(down, down_norm, x)
 
 
 class Encoder(nnx.Module):
@@ -106,27 +124,32 @@ class Encoder(nnx.Module):
         for c in config.stage_channels:
             conv = _same(cin, c, 3, dtype=dtype, draw=draw)
             down = _down(c, dtype=dtype, draw=draw)
-            stages.append(nnx.List([conv, norm(c), down, norm(c)]))
+            stages.append(EncoderStage([conv, norm(c), down, norm(c)]))
             cin = c
         self.stages = nnx.List(stages)
-        self.bottleneck = nnx.List([_same(cin, cin, 3, dtype=dtype, draw=draw), norm(cin)])
+        self.bottleneck = ConvNormAct([_same(cin, cin, 3, dtype=dtype, draw=draw), norm(cin)])
         self.to_latent = _same(cin, config.latent_channels, 1, dtype=dtype, draw=draw)
         self.dtype, self.remat = dtype, config.remat
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f latent"]:
         x = images.astype(self.dtype)
-        for layers in [*self.stages, self.bottleneck]:
-            x, _ = _run(layers, x, self.remat)
+        for stage in [*self.stages, self.bottleneck]:
+            x, _ = _run(stage, x, self.remat)
         return self.to_latent(x).astype(jnp.float32)
 
 
 class PictureHead(nnx.Module):
-    """Features to a picture: conv, norm, conv."""
+    """Features to a picture: convolution, norm and activation, convolution."""
 
     def __init__(self, cin: int, head: HeadConfig, *, dtype: Any, draw: Draw):
         groups = max(groups for groups in range(1, head.norm_groups + 1) if cin % groups == 0)
         hidden, norm = _same(cin, cin, 3, dtype=dtype, draw=draw), NormAct(cin, groups, head.activation)
-        self.layers = nnx.List([hidden, norm, _same(cin, head.outputs, 3, dtype=dtype, draw=draw)])
+        self.layers: Any = nnx.List([hidden, norm, _same(cin, head.outputs, 3, dtype=dtype, draw=draw)])
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w outputs"]:
+        hidden, norm, out = self.layers
+        x = conv_norm_act(hidden, norm, x)
+        return out(x).astype(jnp.float32)
 
 
 class LogitsHead(nnx.Module):
@@ -148,35 +171,30 @@ class Decoder(nnx.Module):
         dtype = jnp.dtype(config.compute_dtype)
         norm = functools.partial(NormAct, groups=config.norm_groups, activation=config.activation)
         c = config.stage_channels[-1]
-        stages = [nnx.List([_same(config.latent_channels, c, 3, dtype=dtype, draw=draw), norm(c)])]
+        stages = [ConvNormAct([_same(config.latent_channels, c, 3, dtype=dtype, draw=draw), norm(c)])]
         for _ in range(config.downsampling_steps):
-            stages.append(nnx.List([_up(c, c // 2, dtype=dtype, draw=draw), norm(c // 2)]))
+            stages.append(ConvNormAct([_up(c, c // 2, dtype=dtype, draw=draw), norm(c // 2)]))
             c //= 2
         self.stages = nnx.List(stages)
         rgb, segmentation, classification = map(config.head, ("rgb", "segmentation", "classification"))
-        self.rgb = rgb and PictureHead(c, rgb, dtype=dtype, draw=draw)
-        self.segmentation = segmentation and PictureHead(c, segmentation, dtype=dtype, draw=draw)
-        self.classification = classification and LogitsHead(c, classification, draw=draw)
+        self.rgb = PictureHead(c, rgb, dtype=dtype, draw=draw) if rgb else None
+        self.segmentation = PictureHead(c, segmentation, dtype=dtype, draw=draw) if segmentation else None
+        self.classification = LogitsHead(c, classification, draw=draw) if classification else None
         self.dtype, self.remat = dtype, config.remat
 
     def __call__(self, latents: Float[Array, "b h w latent"]) -> Outputs:
         x = latents.astype(self.dtype)
         for stage in self.stages:
             x, _ = _run(stage, x, self.remat)
-        rgb, x = self._picture(self.rgb, x)
-        segmentation_logits, x = self._picture(self.segmentation, x)
-        return Outputs(
-            rgb=None if rgb is None else jnp.tanh(rgb),
-            segmentation_logits=segmentation_logits,
-            room_scene_logits=self.classification and self.classification(x),
-        )
-
-    def _picture(self, head: PictureHead | None, x: Array) -> tuple[Array | None, Array]:
-        """The head's picture, and the features for what comes next."""
-        if head is None:
-            return None, x
-        y, x = _run(head.layers, x, self.remat)
-        return y.astype(jnp.float32), x
+        rgb = segmentation_logits = room_scene_logits = None
+        if self.rgb is not None:
+            rgb, x = _run(self.rgb, x, self.remat)
+            rgb = jnp.tanh(rgb)
+        if self.segmentation is not None:
+            segmentation_logits, x = _run(self.segmentation, x, self.remat)
+        if self.classification is not None:
+            room_scene_logits = self.classification(x)
+        return Outputs(rgb, segmentation_logits, room_scene_logits)
 
 
 class Autoencoder(nnx.Module):
@@ -185,31 +203,24 @@ class Autoencoder(nnx.Module):
         self.decoder = Decoder(config, draw)
 
 
-def _run(layers: nnx.List, x: Array, remat: bool) -> tuple[Array, Array]:
-    """What the layers make of x, and x itself: whatever else uses x takes the one that is returned.
+def _run(module: Any, x: Array, remat: bool) -> tuple[Array, Array]:
+    """Returns what the module makes of x, and x itself: whatever else uses x takes the one that is returned.
 
     With `remat` nothing between the two is kept for the backward pass, and the barrier puts that pass in order: the
-    layers are computed anew once the gradient of everything that uses what is returned is there, and no earlier layer
+    module is computed anew once the gradient of everything that uses what is returned is there, and no earlier one
     is before all gradients of these are.  Otherwise the activations of several stages, or of two heads, would be live
     at once.  The barriers need `target.compiler_options` on the CPU.
     """
     if not remat:
-        return _chain(layers, x), x
-    definition, state = nnx.split(layers)
+        return module(x), x
+    definition, state = nnx.split(module)
 
     @jax.checkpoint
     def run(state: nnx.State, x: Array) -> tuple[Array, Array]:
         state, x = lax.optimization_barrier((state, x))
-        return _chain(nnx.merge(definition, state), x), x
+        return nnx.merge(definition, state)(x), x
 
     return run(state, x)
-
-
-def _chain(layers: nnx.List, x: Array) -> Array:
-    """Pairs of convolution and norm, and in a head a last convolution."""
-    for conv, norm in itertools.zip_longest(layers[::2], layers[1::2]):
-        x = conv(x) if norm is None else norm(conv, x)
-    return x
 
 
 @functools.cache
