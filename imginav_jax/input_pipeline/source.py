@@ -3,13 +3,15 @@
 import copy
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import UInt8
 
-from imginav_jax.datasets import read_errors
+from imginav_jax.datasets import layout_record, read_errors
 
 _MEMORY_SHARE = 0.05  # of the free memory, for packed layouts
 _BYTES_A_LAYOUT = 500  # what Python adds to one in memory
@@ -59,6 +61,10 @@ class LayoutSource(Sequence[dict[str, Any]]):
             if self._read is not None:
                 self._read[row] = found
         return found
+
+    def images(self, indices: Iterable[int]) -> UInt8[np.ndarray, "n size size 3"]:
+        """Returns the decoded layouts at these positions."""
+        return np.stack([layout_record.decode(self[index]["image"]) for index in indices])
 
     def layout_id(self, index: int) -> str:
         return self._records[index]["layout_id"].decode()

@@ -83,8 +83,14 @@ def set_aside(directory: Path, damaged: Sequence[int]) -> Path:
     return place
 
 
-def restore(directory: Path, step: int, abstract_state: Any) -> Any:
-    """A step's state, or a part of it, onto the shapes, dtypes and shardings of `abstract_state`.
+def restore(directory: Path, step: int, abstract_state: Any, *, is_verified: bool = False) -> Any:
+    """Returns a step's state, or a part of it, onto the shapes, dtypes and shardings of `abstract_state`.
+
+    Args:
+      directory: of the steps.
+      step: which one.
+      abstract_state: its shapes.
+      is_verified: `find` has just found it sound; else its checksums are compared first.
 
     Raises:
       UserError: the step is not there, or is not what was saved.
@@ -95,7 +101,8 @@ def restore(directory: Path, step: int, abstract_state: Any) -> Any:
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
     args = ocp.args.PyTreeRestore(abstract_state, restore_args, partial_restore=True)
     try:
-        _verified_record(path)
+        if not is_verified:
+            _verified_record(path)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             return checkpointer.restore(path / _STATE, args=args)
     except (_DamagedError, OSError, ValueError, KeyError) as error:

@@ -50,7 +50,7 @@ def load(directory: Path, step: int | None = None) -> Weights:
         raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
     here = jnp.zeros(()).sharding
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=here), network.abstract_params(config))
-    return Weights(config, checkpoints.restore(folder, step, {"params": abstract})["params"], step)
+    return Weights(config, checkpoints.restore(folder, step, {"params": abstract}, is_verified=True)["params"], step)
 
 
 def _best_step(found: checkpoints.Found, folder: Path) -> int:

@@ -106,7 +106,7 @@ class Run:
         abstract, position = self.compiled.abstract_state, self.position
         if position.step or self.checkpoints.has(position.step):  # never fresh weights in the middle of a run
             screen.say_resumed(position.step, position.epoch)
-            return checkpoints.restore(self.records.outputs.checkpoints, position.step, abstract)
+            return checkpoints.restore(self.records.outputs.checkpoints, position.step, abstract, is_verified=True)
         state = self.compiled.create(jax.random.key(self.config.seed))
         if self.given is None:
             return state

@@ -7,11 +7,10 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Int32
 
-from imginav_jax.datasets import layout_record, pictures
+from imginav_jax.datasets import pictures
 from imginav_jax.devices.mesh import batch_sharding, describe_devices, explain_out_of_memory
 from imginav_jax.input_pipeline import pipeline
 from imginav_jax.input_pipeline.batch import Batch
@@ -270,7 +269,7 @@ def _save(run: Run, state: TrainState) -> None:
 def _write_samples(run: Run, params: network.Params, moment: str) -> None:
     """The same validation layouts each time, at full resolution."""
     chosen = pictures.spread_indices(len(run.validation), run.config.samples.count)
-    images = np.stack([layout_record.decode(run.validation[index]["image"]) for index in chosen])
+    images = run.validation.images(chosen)
     made = jax.device_get(run.compiled.reconstruct(params, images))
     run.records.write_samples(run.position.step, moment, images, made)
 

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from imginav_jax.datasets import layout_record
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.measurement import fidelity, structure
 from imginav_jax.report.measurement.subjects import Images, Outputs, Subject
@@ -100,8 +99,8 @@ def read_batches(source: LayoutSource) -> Iterator[tuple[Images, int]]:
     """The layouts in order, and how many of a batch are real: the last one is filled up with its last layout."""
     for start in range(0, len(source), _BATCH_SIZE):
         indices = range(start, min(start + _BATCH_SIZE, len(source)))
-        images = [layout_record.decode(source[index]["image"]) for index in indices]
-        yield np.stack(images + images[-1:] * (_BATCH_SIZE - len(images))), len(images)
+        images = source.images(indices)
+        yield np.concatenate([images, images[-1:].repeat(_BATCH_SIZE - len(images), 0)]), len(images)
 
 
 def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> Measured:

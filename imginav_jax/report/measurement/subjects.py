@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from imginav_jax.autoencoder import Autoencoder
-from imginav_jax.datasets import layout_record
 from imginav_jax.datasets.pictures import spread_indices
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.measurement import baselines, probe, structure
@@ -65,7 +64,7 @@ class ProbeData:
         return [self.indices[start : start + _AT_ONCE] for start in range(0, len(self.indices), _AT_ONCE)]
 
     def read(self, indices: Sequence[int]) -> Images:
-        return np.stack([layout_record.decode(self.source[index]["image"]) for index in indices])
+        return self.source.images(indices)
 
     @functools.cached_property
     def labels(self) -> UInt8[np.ndarray, "n h w"]:

@@ -9,7 +9,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from imginav_jax.datasets import layout_record
 from imginav_jax.datasets.pictures import ERROR_GAIN, color_classes, picture_grid, show_error, true_classes_in_color
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.decision.metrics import METRICS
@@ -54,7 +53,7 @@ class Samples:
         reconstruct: Mapping[str, Callable[[UInt8[np.ndarray, "n h w 3"]], Outputs]],
     ) -> "Samples":
         chosen = sorted(set(indices))
-        images = np.stack([layout_record.decode(source[index]["image"]) for index in chosen])
+        images = source.images(chosen)
         made = {label: run(images) for label, run in reconstruct.items()}
         return cls(chosen, [source.layout_id(index) for index in chosen], images, made)
 
