@@ -148,9 +148,9 @@ def test_the_signals_are_those_that_stop_the_program():
 @pytest.mark.parametrize(("name", "code"), [("HUP", 129), ("USR1", 138), ("XCPU", 152)])
 def test_a_signal_lets_the_first_process_save(nodes, cluster, name, code):
     saving = f"trap \"trap '' {name}; touch told; sleep {GRACE + 2}; touch saved; exit {code}\" {name}"
-    first = f"{saving}; for i in $(seq 199); do sleep 0.1; done; exit 1"
+    first = f"{saving}; for i in $(seq 99); do sleep 0.1; done; exit 1"
     second = f"until [ -e told ]; do sleep 0.1; done; exit {code}"
-    codes, output, _ = nodes(first, second, "-W", "4:00", "-wa", name, "-wt", "180")
+    codes, output, _ = nodes(first, second, "-W", "2:00", "-wa", name, "-wt", "100")
     assert codes == [code]
     assert (cluster.project / "saved").exists()
     assert errors(output) == []
