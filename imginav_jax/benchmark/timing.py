@@ -33,7 +33,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median, lower, upper)
 
 
-def timing(seconds: Sequence[float], batch_size: int) -> Timing:
+def summarize(seconds: Sequence[float], batch_size: int) -> Timing:
     found = spread(seconds)
     speed = Spread(batch_size / found.median, batch_size / found.upper_quartile, batch_size / found.lower_quartile)
     return Timing(found, speed)
@@ -44,7 +44,7 @@ def paired_ratio(seconds: Sequence[float], reference: Sequence[float]) -> Spread
     return spread([ours / theirs for ours, theirs in zip(seconds, reference, strict=True)])
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     values: dict[str, Any]  # for JSON; a key carries its unit
     table: str  # the same for a person
 
@@ -75,6 +75,6 @@ def spread_values(key: str, spread: Spread) -> dict[str, float]:
 
 def timing_values(name: str, timing: Timing) -> dict[str, float]:
     return {
-        **spread_values(f"{name}_images_per_second", timing.images_per_second),
-        **spread_values(f"{name}_seconds_per_batch", timing.seconds_per_batch),
+        **spread_values(f"{name}_images_per_second", summarize.images_per_second),
+        **spread_values(f"{name}_seconds_per_batch", summarize.seconds_per_batch),
     }

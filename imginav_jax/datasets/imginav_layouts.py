@@ -22,7 +22,7 @@ class Layout(NamedTuple):
     """One example before its pixels are read."""
 
     layout_id: str
-    row: manifest.Row
+    row: manifest.ManifestRow
     digest: str  # SHA-256 of the file
 
 

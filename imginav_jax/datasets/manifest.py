@@ -19,7 +19,7 @@ _LONGEST = 4096  # characters of a value; no path is longer
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """One layout that is to be used."""
 
     line: int  # in the manifest, 1 is the header
@@ -32,7 +32,7 @@ class Row:
 @dataclasses.dataclass
 class Manifest:
     path: Path
-    rows: list[Row] = dataclasses.field(default_factory=list)
+    rows: list[ManifestRow] = dataclasses.field(default_factory=list)
     skipped_empty: int = 0  # is_empty is true
     skipped_without_path: int = 0
     problems: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # line and what is wrong with it
@@ -114,7 +114,7 @@ def _add_record(manifest: Manifest, found: Sequence[str | None], line: int, root
     elif _BOOLEANS[is_empty.lower()]:
         manifest.skipped_empty += 1
     else:
-        manifest.rows.append(Row(line, scene_id, type_, room_id, location))
+        manifest.rows.append(ManifestRow(line, scene_id, type_, room_id, location))
 
 
 def _is_a_name(value: str) -> bool:

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from imginav_jax.datasets import file_list, imginav_layouts, layout_file, palette, read_errors, split, synthetic
 from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
-from imginav_jax.datasets.manifest import Manifest, Row, read_manifest
+from imginav_jax.datasets.manifest import Manifest, ManifestRow, read_manifest
 from imginav_jax.system import ownership
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.progress import Progress, logger
@@ -182,7 +182,7 @@ def _is_whole(folder: Path) -> bool:
 def _read_layouts(manifest: Manifest, image_size: int) -> list[Layout]:
     """Every usable row with its content's digest; all bad rows are reported together."""
 
-    def digest(row: Row) -> str:
+    def digest(row: ManifestRow) -> str:
         return hashlib.sha256(layout_file.read_layout(row.path, image_size)).hexdigest()
 
     digests = _for_each_row(manifest, manifest.rows, digest, "Reading layouts")
@@ -205,10 +205,12 @@ def _read_layouts(manifest: Manifest, image_size: int) -> list[Layout]:
     return layouts
 
 
-def _for_each_row(manifest: Manifest, rows: Sequence[Row], work: Callable[[Row], _T], what: str) -> list[_T | None]:
+def _for_each_row(
+    manifest: Manifest, rows: Sequence[ManifestRow], work: Callable[[ManifestRow], _T], what: str
+) -> list[_T | None]:
     """`work` on every row, over all cores; a row that fails gives None and a problem in the manifest."""
 
-    def guarded(row: Row) -> _T | UserError:
+    def guarded(row: ManifestRow) -> _T | UserError:
         try:
             return work(row)
         except UserError as error:
@@ -224,7 +226,7 @@ def _for_each_row(manifest: Manifest, rows: Sequence[Row], work: Callable[[Row],
     return results
 
 
-def _inspect(row: Row, image_size: int) -> layout_file.Pixels:
+def _inspect(row: ManifestRow, image_size: int) -> layout_file.Pixels:
     return layout_file.inspect_layout(row.path, layout_file.read_layout(row.path, image_size))
 
 

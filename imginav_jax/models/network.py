@@ -24,7 +24,7 @@ Operation = Callable[[Array, Array], Array]  # (images, kernel) to images
 Draw = Callable[[tuple[int, ...], int], Array]  # (shape, fan_in) to a parameter's first values
 
 
-class Outputs(NamedTuple):
+class HeadOutputs(NamedTuple):
     """What the decoder's heads return, None for a head that is missing; logits are unnormalised, all is float32."""
 
     rgb: Float[Array, "b h w 3"] | None  # in [-1, 1]
@@ -182,7 +182,7 @@ class Decoder(nnx.Module):
         self.classification = LogitsHead(c, classification, draw=draw) if classification else None
         self.dtype, self.remat = dtype, config.remat
 
-    def __call__(self, latents: Float[Array, "b h w latent"]) -> Outputs:
+    def __call__(self, latents: Float[Array, "b h w latent"]) -> HeadOutputs:
         x = latents.astype(self.dtype)
         for stage in self.stages:
             x, _ = _run(stage, x, self.remat)
@@ -194,7 +194,7 @@ class Decoder(nnx.Module):
             segmentation_logits, x = _run(self.segmentation, x, self.remat)
         if self.classification is not None:
             room_scene_logits = self.classification(x)
-        return Outputs(rgb, segmentation_logits, room_scene_logits)
+        return HeadOutputs(rgb, segmentation_logits, room_scene_logits)
 
 
 class Autoencoder(nnx.Module):
@@ -250,12 +250,12 @@ def encode(config: AutoencoderConfig, params: Params, images: Float[Array, "b h 
     return _merge(config, params).encoder(images)
 
 
-def decode(config: AutoencoderConfig, params: Params, latents: Float[Array, "b h w c"]) -> Outputs:
+def decode(config: AutoencoderConfig, params: Params, latents: Float[Array, "b h w c"]) -> HeadOutputs:
     """The heads' outputs at `config.compression` times the latents' height and width."""
     return _merge(config, params).decoder(latents)
 
 
-def apply(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> Outputs:
+def apply(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> HeadOutputs:
     """`decode` of `encode`."""
     return decode(config, params, encode(config, params, images))
 

@@ -24,7 +24,7 @@ from imginav_jax.runs import phase_folder
 from imginav_jax.runs.benchmark_file import Benchmark
 from imginav_jax.runs.experiment import Config
 from imginav_jax.runs.incomplete import Expected
-from imginav_jax.runs.phase_folder import Found
+from imginav_jax.runs.phase_folder import PhaseRuns
 from imginav_jax.runs.trained_run import TrainedRun
 from imginav_jax.system import versions
 from imginav_jax.system.errors import UserError
@@ -68,7 +68,7 @@ def build(
         return _build(found, out, config), out
 
 
-def _build(found: Found, out: Path, config: Config) -> Report:
+def _build(found: PhaseRuns, out: Path, config: Config) -> Report:
     training, validation, scenes = _open_data(found.runs[0].trained)
     make_writable(out, "--out")
     of_probe = Settings(**{name: config.probe[name] for name in Settings._fields})
@@ -95,7 +95,7 @@ def _open_data(trained: TrainedRun) -> tuple[LayoutSource, LayoutSource, list[st
         raise read_errors.explain(directory, error) from None
 
 
-def _find_benchmarks(found: Found) -> list[Benchmark]:
+def _find_benchmarks(found: PhaseRuns) -> list[Benchmark]:
     """Of every phase folder; a damaged file is a problem of the report, not its end."""
     benchmarks = []
     for folder in dict.fromkeys([found.phase_dir, *(run.phase_dir for run in found.runs)]):
@@ -109,7 +109,7 @@ def _find_benchmarks(found: Found) -> list[Benchmark]:
 
 
 def _decide(
-    found: Found,
+    found: PhaseRuns,
     results: Sequence[Result],
     costs: Mapping[tuple[int, ...], float],
     config: Config,
@@ -140,7 +140,7 @@ def _decide(
     return decisions
 
 
-def _find_obstacle(found: Found, labels: Sequence[str], num_scenes: int, min_scenes: int) -> str | None:
+def _find_obstacle(found: PhaseRuns, labels: Sequence[str], num_scenes: int, min_scenes: int) -> str | None:
     """Why these runs cannot be decided between, whatever they have reached."""
     if num_scenes < min_scenes:
         return f"the validation split has {num_scenes} scenes, and an interval needs {min_scenes}"

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 
 from imginav_jax.runs import weights
-from imginav_jax.runs.phase_folder import Run
+from imginav_jax.runs.phase_folder import ComparedRun
 from imginav_jax.system import files
 from imginav_jax.system.errors import UserError
 
@@ -39,7 +39,7 @@ def get_config() -> Any:
 '''
 
 
-def write(path: Path, winner: Run, sentence: str) -> None:
+def write(path: Path, winner: ComparedRun, sentence: str) -> None:
     """Writes the config, replacing the file in one step; UserError where it cannot be written."""
     trained = winner.trained
     config = trained.weights.config

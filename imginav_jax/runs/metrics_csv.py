@@ -30,10 +30,10 @@ def render(rows: Sequence[Mapping[str, object]]) -> bytes:
 _TEXTS = ("device", "data")  # columns; all others hold numbers
 _REQUIRED = ("epoch", "step", "val_MSE_rgb")
 
-Row = dict[str, str]  # one epoch, by column; every value but the texts' is a number
+CsvRow = dict[str, str]  # one epoch, by column; every value but the texts' is a number
 
 
-def read(path: Path) -> tuple[list[Row], list[int]]:
+def read(path: Path) -> tuple[list[CsvRow], list[int]]:
     """The whole rows, and the numbers of the lines that are torn or hold a value that is no number.
 
     Raises:

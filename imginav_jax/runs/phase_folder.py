@@ -7,7 +7,7 @@ from typing import Any
 
 from imginav_jax.runs import incomplete, metrics_csv, trained_run
 from imginav_jax.runs.incomplete import Expected, Incomplete
-from imginav_jax.runs.metrics_csv import Row
+from imginav_jax.runs.metrics_csv import CsvRow
 from imginav_jax.runs.outputs import Outputs
 from imginav_jax.runs.trained_run import TrainedRun
 from imginav_jax.system.errors import UserError
@@ -21,7 +21,7 @@ _RESOLUTION = ("model.downsampling_steps", "model.latent_channels")  # what the 
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """One training run, finished or not.
 
     Attributes:
@@ -38,7 +38,7 @@ class Run:
     trained: TrainedRun
     phase_dir: Path
     fingerprint: dict[str, Any]
-    rows: list[Row]
+    rows: list[CsvRow]
     is_finished: bool
 
     @property
@@ -72,7 +72,7 @@ class Group:
     """The runs of one experiment, which differ in the seed alone."""
 
     label: str
-    runs: tuple[Run, ...]  # by seed
+    runs: tuple[ComparedRun, ...]  # by seed
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -88,7 +88,7 @@ class Group:
 
 
 @dataclasses.dataclass
-class Found:
+class PhaseRuns:
     """What the folders hold; every problem is one line that a person can act on."""
 
     groups: list[Group] = dataclasses.field(default_factory=list)  # finest latent first
@@ -99,11 +99,11 @@ class Found:
     expected: list[Expected] = dataclasses.field(default_factory=list)
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[ComparedRun]:
         return [run for group in self.groups for run in group.runs]
 
 
-def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | None = None) -> Found:
+def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | None = None) -> PhaseRuns:
     """The runs in phase folders or workdirs; what cannot be read is a problem, and the others are still found.
 
     Args:
@@ -111,7 +111,7 @@ def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | 
       expected: runs that are to be there.
       work: the folder in which they were started, for their logs; None for the current one.
     """
-    found, runs, failures = Found(expected=list(expected)), {}, {}
+    found, runs, failures = PhaseRuns(expected=list(expected)), {}, {}
     for path in paths:
         descriptions = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else []
         if not descriptions:
@@ -135,12 +135,12 @@ def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | 
     return found
 
 
-def _call(found: Found, name: str, experiment: str) -> str:
+def _call(found: PhaseRuns, name: str, experiment: str) -> str:
     """A run as it was typed, or by its experiment."""
     return next((each.text for each in found.expected if each.pattern.fullmatch(name)), experiment or name)
 
 
-def _add_unfinished(found: Found, work: Path | None) -> None:
+def _add_unfinished(found: PhaseRuns, work: Path | None) -> None:
     for group in found.groups:
         for run in group.runs:
             if not run.is_finished:
@@ -153,7 +153,7 @@ def _add_unfinished(found: Found, work: Path | None) -> None:
                 found.problems.append(f"{run.name}: not finished, {counts}; measured as it is{each.where}")
 
 
-def _add_failures(found: Found, failures: Mapping[str, tuple[Path, str]], work: Path | None) -> None:
+def _add_failures(found: PhaseRuns, failures: Mapping[str, tuple[Path, str]], work: Path | None) -> None:
     """Of runs that left a description and nothing that can be measured."""
     for name, (path, problem) in failures.items():
         experiment, workdir = _describe(path)
@@ -176,7 +176,7 @@ def _describe(path: Path) -> tuple[str, Path | None]:
     return str(experiment or ""), Path(workdir) if isinstance(workdir, str) else None
 
 
-def _add_absent(found: Found, work: Path | None) -> None:
+def _add_absent(found: PhaseRuns, work: Path | None) -> None:
     """Of runs that left nothing at all."""
     names = [*(run.name for run in found.runs), *(each.name for each in found.incomplete)]
     for expected in found.expected:
@@ -187,7 +187,7 @@ def _add_absent(found: Found, work: Path | None) -> None:
             found.problems.append(f"{expected.name}: nothing of it is there{each.where}")
 
 
-def _find_phase_dir(paths: Sequence[Path], runs: Sequence[Run]) -> Path:
+def _find_phase_dir(paths: Sequence[Path], runs: Sequence[ComparedRun]) -> Path:
     for path in paths:
         if any(path.glob(f"*{_SUFFIX}")) and not _is_workdir(path):
             return path
@@ -208,7 +208,7 @@ def _find_workdir(description: Path) -> Path:
     return directory.resolve()
 
 
-def _read(path: Path, directory: Path, problems: list[str]) -> Run:
+def _read(path: Path, directory: Path, problems: list[str]) -> ComparedRun:
     """UserError where there is no checkpoint, or the description is not one."""
     description, name = read_json(path), path.name.removesuffix(_SUFFIX)
     trained = trained_run.load(directory)
@@ -226,7 +226,7 @@ def _read(path: Path, directory: Path, problems: list[str]) -> Run:
     planned = trained.experiment.config.num_epochs
     is_finished = _has_ended(outputs.summary_json(directory), planned)
     phase_dir = Path(str(description.get("phase_dir", ""))) if _is_workdir(path.parent) else path.parent
-    return Run(name, experiment, trained, phase_dir, fingerprint, rows, is_finished)
+    return ComparedRun(name, experiment, trained, phase_dir, fingerprint, rows, is_finished)
 
 
 def _has_ended(summary: Path, num_epochs: int) -> bool:
@@ -238,7 +238,7 @@ def _has_ended(summary: Path, num_epochs: int) -> bool:
     return bool(stored.get("stopped_early")) or (isinstance(epochs, int) and epochs >= num_epochs)
 
 
-def _read_rows(path: Path | None, name: str, problems: list[str]) -> list[Row]:
+def _read_rows(path: Path | None, name: str, problems: list[str]) -> list[CsvRow]:
     if path is None:
         problems.append(f"{name}: no metrics CSV, so no curves and no speed")
         return []
@@ -251,9 +251,9 @@ def _read_rows(path: Path | None, name: str, problems: list[str]) -> list[Row]:
     return rows
 
 
-def _group(runs: Sequence[Run], problems: list[str]) -> list[Group]:
+def _group(runs: Sequence[ComparedRun], problems: list[str]) -> list[Group]:
     """By everything but the seed; an experiment that occurs with other settings too goes by its runs' names."""
-    by_settings: dict[str, list[Run]] = {}
+    by_settings: dict[str, list[ComparedRun]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, run.name)):
         settings = {key: value for key, value in run.fingerprint.items() if key not in _MAY_DIFFER}
         members = by_settings.setdefault(f"{run.experiment} {sorted(settings.items())}", [])
@@ -275,7 +275,7 @@ def _group(runs: Sequence[Run], problems: list[str]) -> list[Group]:
     return sorted(groups, key=lambda group: (group.compression, group.label))
 
 
-def require_comparable(runs: Sequence[Run]) -> None:
+def require_comparable(runs: Sequence[ComparedRun]) -> None:
     """UserError that names every difference, unless all runs have the same layouts, split, palette and image size."""
     first = runs[0]
     fields = sorted({key for run in runs for key in run.fingerprint if key.startswith(_SAME_DATA)})
@@ -289,7 +289,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
         raise UserError(f"the runs are not comparable: {'; '.join(differences)}")
 
 
-def differing_settings(runs: Sequence[Run]) -> list[str]:
+def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
     """What differs besides the resolution and the seed, a line a setting: it may explain a difference in quality."""
     lines = []
     for key in sorted({key for run in runs for key in run.fingerprint} - {*_OF_A_RUN, *_RESOLUTION}):

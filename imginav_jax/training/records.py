@@ -21,7 +21,7 @@ from imginav_jax.system.progress import logger
 from imginav_jax.training.evaluate import Evaluation
 from imginav_jax.training.steps import TrainMetrics
 
-Row = dict[str, Any]  # one epoch, by column name
+EpochRow = dict[str, Any]  # one epoch, by column name
 
 
 class EpochCosts(NamedTuple):
@@ -46,14 +46,14 @@ class Records:
     def write_step(self, step: int, values: Mapping[str, float]) -> None:
         self.writer.write_scalars(step, {f"step/{name}": value for name, value in values.items()})
 
-    def write_csv(self, rows: list[Row]) -> None:
+    def write_csv(self, rows: list[EpochRow]) -> None:
         """These rows and no others, in both folders."""
         if not self.is_primary:
             return
         for folder in self.outputs.folders:
             metrics_csv.write_rows(self.outputs.metrics_csv(folder), rows)
 
-    def write_epoch(self, rows: list[Row]) -> None:
+    def write_epoch(self, rows: list[EpochRow]) -> None:
         """All rows to the CSV files, the last one to TensorBoard too."""
         self.write_csv(rows)
         scalars = {
@@ -149,14 +149,14 @@ class OptionalWriter:
             logger.warning("TensorBoard's events cannot be written: %s. The run goes on without.", error)
 
 
-def summarize(rows: Sequence[Row], best_epoch: int, num_epochs: int) -> dict[str, Any]:
+def summarize(rows: Sequence[EpochRow], best_epoch: int, num_epochs: int) -> dict[str, Any]:
     """Returns what the end of a run says of its epochs; `num_epochs`: that it was to train."""
     epochs = rows[-1]["epoch"]
     best = next(row for row in rows if row["epoch"] == best_epoch)
     return {"epochs": epochs, "stopped_early": epochs < num_epochs, "best_epoch": best}
 
 
-def are_recorded(outputs: Outputs, rows: Sequence[Row], summary: Mapping[str, Any]) -> bool:
+def are_recorded(outputs: Outputs, rows: Sequence[EpochRow], summary: Mapping[str, Any]) -> bool:
     """Returns whether both folders hold the CSV of these rows and a summary that says this."""
     text = json.dumps(summary, sort_keys=True)  # NaN is equal to itself in it
     for folder in outputs.folders:
@@ -173,7 +173,7 @@ def are_recorded(outputs: Outputs, rows: Sequence[Row], summary: Mapping[str, An
 
 def make_row(
     epoch: int, step: int, train: TrainMetrics, evaluation: Evaluation, weights: LossWeights, costs: EpochCosts
-) -> Row:
+) -> EpochRow:
     """The original's columns first, every loss term multiplied by its weight; `train` holds the epoch's means."""
     terms = weigh_losses(evaluation.losses, weights)
     return {

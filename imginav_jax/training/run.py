@@ -33,7 +33,7 @@ from imginav_jax.system.signals import Stop
 from imginav_jax.training import screen
 from imginav_jax.training.compiled import CompiledSteps, compile_steps
 from imginav_jax.training.early_stopping import EarlyStopping
-from imginav_jax.training.records import OptionalWriter, Records, Row, are_recorded, summarize
+from imginav_jax.training.records import EpochRow, OptionalWriter, Records, are_recorded, summarize
 from imginav_jax.training.state import TrainState, create_state, make_optimizer
 
 
@@ -47,7 +47,7 @@ class Position:
     skipped: int = 0  # steps of this epoch that float16 has overflowed in; they are in no sum
     skipped_in_a_row: int = 0
     train_seconds: float = 0.0  # spent in this epoch's steps
-    rows: list[Row] = dataclasses.field(default_factory=list)  # of the finished epochs
+    rows: list[EpochRow] = dataclasses.field(default_factory=list)  # of the finished epochs
 
     @property
     def last_step(self) -> int:

@@ -38,7 +38,7 @@ class EvalMetrics(NamedTuple):
     mask: Bool[Array, " b"]
 
 
-def compute_losses(outputs: network.Outputs, batch: Batch) -> Losses:
+def compute_losses(outputs: network.HeadOutputs, batch: Batch) -> Losses:
     rgb, segmentation, room_scene = outputs
     none = jnp.zeros(batch.type.shape)
     return Losses(

@@ -25,7 +25,7 @@ from imginav_jax.system.signals import Stop
 from imginav_jax.training import evaluate, screen
 from imginav_jax.training.compiled import peak_memory_mib
 from imginav_jax.training.evaluate import Evaluation
-from imginav_jax.training.records import EpochCosts, Row, make_row, summarize
+from imginav_jax.training.records import EpochCosts, EpochRow, make_row, summarize
 from imginav_jax.training.run import Position, Run, open_run
 from imginav_jax.training.state import TrainState
 from imginav_jax.training.steps import TrainMetrics
@@ -229,7 +229,7 @@ def _until_stop(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def _close_epoch(run: Run, evaluation: Evaluation, start: float) -> Row:
+def _close_epoch(run: Run, evaluation: Evaluation, start: float) -> EpochRow:
     """The finished epoch's row; position and early stopping move on. RunError if the validation is not finite."""
     position = run.position
     counted = run.steps_per_epoch - position.skipped
@@ -241,7 +241,7 @@ def _close_epoch(run: Run, evaluation: Evaluation, start: float) -> Row:
     return row
 
 
-def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_second: float, start: float) -> Row:
+def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_second: float, start: float) -> EpochRow:
     position, config = run.position, run.config
     costs = EpochCosts(images_per_second, time.monotonic() - start, peak_memory_mib(run.compiled, run.mesh))
     row = make_row(position.epoch, position.step, means, evaluation, run.experiment.weights, costs)

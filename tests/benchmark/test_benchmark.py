@@ -152,7 +152,7 @@ def test_a_short_work_is_called_several_times_a_sample():
 def test_medians_quartiles_and_ratios_by_hand():
     assert timing.spread([5, 1, 2, 4, 3]) == Spread(3, 2, 4)
     assert timing.spread([1, 2]) == Spread(1.5, 1.25, 1.75)
-    found = timing.timing([5, 1, 2, 4, 3], 6)
+    found = timing.summarize([5, 1, 2, 4, 3], 6)
     assert found == Timing(Spread(3, 2, 4), Spread(2, 1.5, 3))
     # The second round was twice as slow for both: ratios 3, 2, 1, although the medians are 4 and 2.
     assert timing.paired_ratio([3, 8, 4], [1, 4, 4]) == Spread(2, 1.5, 2.5)

@@ -100,7 +100,7 @@ def cost(run: str, prepared: PreparedAutoencoder, seconds: Mapping[str, Sequence
         compile_seconds=prepared.programs["train"].compile_seconds,
         train_memory_mib=prepared.programs["train"].memory_mib,
         train_flops_per_image=prepared.programs["train"].flops / batch_size,
-        train=timing.timing(seconds["train"], batch_size),
-        encode=timing.timing(seconds["encode"], batch_size),
-        decode=timing.timing(seconds["decode"], batch_size),
+        train=timing.summarize(seconds["train"], batch_size),
+        encode=timing.summarize(seconds["encode"], batch_size),
+        decode=timing.summarize(seconds["decode"], batch_size),
     )

@@ -81,7 +81,7 @@ def cost(
         trained_parameters=prepared.trained_parameters,
         memory_mib=prepared.program.memory_mib,
         flops_per_image=prepared.program.flops / batch_size,
-        timing=timing.timing(seconds, batch_size),
+        timing=timing.summarize(seconds, batch_size),
         seconds_ratio_to_r1=timing.paired_ratio(seconds, reference),
     )
 

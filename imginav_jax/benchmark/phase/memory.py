@@ -23,7 +23,7 @@ from imginav_jax.training.state import create_state, make_optimizer
 BATCH_SIZES = (4, 8, 16, 32, 64)
 
 
-class Target(NamedTuple):
+class CompileTarget(NamedTuple):
     """What the steps are compiled for."""
 
     device: Any  # JAX's
@@ -41,14 +41,14 @@ class Need(NamedTuple):
     mib: tuple[float | None, ...]  # by batch size, the compiler's estimate; None where it has itself run out of memory
 
 
-def this_device() -> Target:
+def this_device() -> CompileTarget:
     """JAX's first, compared with every card that is known; UserError where there is none."""
     require_devices()
     device = jax.devices()[0]
-    return Target(device, ("float32",) if device.platform == "cpu" else PRECISIONS, cards.TUNINGS, ahead=False)
+    return CompileTarget(device, ("float32",) if device.platform == "cpu" else PRECISIONS, cards.TUNINGS, ahead=False)
 
 
-def card(chip: str) -> Target:
+def card(chip: str) -> CompileTarget:
     """A card of cards.CHIPS, which need not be here, in float32 and in its own precision.
 
     Raises:
@@ -56,10 +56,10 @@ def card(chip: str) -> Target:
     """
     tunings = tuple(tuning for tuning in cards.TUNINGS if tuning.chip == chip)
     precisions = dict.fromkeys(("float32", *(tuning.precision for tuning in tunings)))
-    return Target(chips.device(chip), tuple(precisions), tunings, ahead=True)
+    return CompileTarget(chips.device(chip), tuple(precisions), tunings, ahead=True)
 
 
-def measure(config: Config, target: Target, batch_sizes: Sequence[int] = BATCH_SIZES) -> list[Need]:
+def measure(config: Config, target: CompileTarget, batch_sizes: Sequence[int] = BATCH_SIZES) -> list[Need]:
     """Compiles a training step of each kind; takes minutes.
 
     Args:
@@ -103,7 +103,9 @@ def train_memory_mib(experiment: Experiment, device: Any) -> float | None:
     return memory_mib(step.memory_analysis())
 
 
-def render(config: Config, target: Target, needs: Sequence[Need], batch_sizes: Sequence[int] = BATCH_SIZES) -> str:
+def render(
+    config: Config, target: CompileTarget, needs: Sequence[Need], batch_sizes: Sequence[int] = BATCH_SIZES
+) -> str:
     """A Markdown table under a few lines that say what it holds; `config` and `target` as `measure` was given them."""
     limits = _card_limits(target)
     header = ["run", "precision", "remat", *map(str, batch_sizes), *limits]
@@ -122,7 +124,7 @@ def _change(config: Config, precision: str, remat: bool, batch_size: int) -> Con
     return changed
 
 
-def _card_limits(target: Target) -> dict[str, float]:
+def _card_limits(target: CompileTarget) -> dict[str, float]:
     """MiB that XLA's pool has on each card."""
     return {tuning.label: float(tuning.memory_fraction or 1) * tuning.memory_mib for tuning in target.tunings}
 
@@ -132,7 +134,7 @@ def _largest(need: Need, batch_sizes: Sequence[int], limit_mib: float) -> str:
     return str(max(fitting)) if fitting else "none"
 
 
-def _sentences(config: Config, target: Target) -> Iterator[str]:
+def _sentences(config: Config, target: CompileTarget) -> Iterator[str]:
     size, parts, device = config.data.image_size, config.accumulate_steps, target.device
     batches = f"batches of layouts of {size}x{size}" + (f", taken in {parts} parts" if parts > 1 else "")
     yield f"MiB that a training step needs on one card, by the size of the batch ({batches}), and the largest of these"

@@ -20,7 +20,7 @@ from imginav_jax.benchmark.phase.autoencoder_cost import PreparedAutoencoder
 from imginav_jax.benchmark.pytorch import job, turn_process
 from imginav_jax.benchmark.pytorch.job import Job, Ready
 from imginav_jax.benchmark.pytorch.turn_process import TurnProcess
-from imginav_jax.benchmark.timing import Measured, spread_values, timing_values
+from imginav_jax.benchmark.timing import Measurement, spread_values, timing_values
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models.losses import weigh_losses
 from imginav_jax.pytorch import tensors
@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
     ratios: Mapping[str, Spread]
 
 
-def measure(config: Config, rounds: int) -> Measured:
+def measure(config: Config, rounds: int) -> Measurement:
     """Starts PyTorch in a process of its own and takes turns with it.
 
     Raises:
@@ -71,7 +71,7 @@ def measure(config: Config, rounds: int) -> Measured:
             check_losses(loss, ready.loss)
             seconds = _time(prepared, process, rounds)
     comparison = compare(seconds, config.batch_size)
-    return Measured(dump(comparison, loss, ready), render(comparison, loss, ready))
+    return Measurement(dump(comparison, loss, ready), render(comparison, loss, ready))
 
 
 def check_losses(ours: float, theirs: float) -> None:
@@ -83,8 +83,8 @@ def check_losses(ours: float, theirs: float) -> None:
 def compare(seconds: Mapping[_Key, Sequence[float]], batch_size: int) -> Comparison:
     """`seconds` of a call, by round, under ("jax", name) and ("torch", name)."""
     return Comparison(
-        {name: timing.timing(seconds["jax", name], batch_size) for name in NAMES},
-        {name: timing.timing(seconds["torch", name], batch_size) for name in NAMES},
+        {name: timing.summarize(seconds["jax", name], batch_size) for name in NAMES},
+        {name: timing.summarize(seconds["torch", name], batch_size) for name in NAMES},
         {name: timing.paired_ratio(seconds["torch", name], seconds["jax", name]) for name in NAMES},
     )
 

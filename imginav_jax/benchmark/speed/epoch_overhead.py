@@ -16,7 +16,7 @@ import jax
 
 from imginav_jax.benchmark import table, timing
 from imginav_jax.benchmark.phase import autoencoder_cost
-from imginav_jax.benchmark.timing import Measured, spread_values
+from imginav_jax.benchmark.timing import Measurement, spread_values
 from imginav_jax.devices.mesh import batch_sharding
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.runs.benchmark_file import Spread
@@ -34,7 +34,7 @@ class EpochOverhead(NamedTuple):
     overhead: Spread  # 1 - steps_seconds / epoch_seconds, of every round's own
 
 
-def measure(config: Config, rounds: int) -> Measured:
+def measure(config: Config, rounds: int) -> Measurement:
     """Trains on the first device, an epoch of `config.data.synthetic_size` layouts a round and one to warm up.
 
     Raises:
@@ -51,7 +51,7 @@ def measure(config: Config, rounds: int) -> Measured:
                 state, steps_seconds = _time_steps(run, state, batch)
                 pairs.append((epoch_seconds, steps_seconds))
         found = summarize(run.steps_per_epoch, pairs[1:])
-    return Measured(dump(found, size), render(found, size))
+    return Measurement(dump(found, size), render(found, size))
 
 
 def summarize(steps: int, pairs: list[tuple[float, float]]) -> EpochOverhead:

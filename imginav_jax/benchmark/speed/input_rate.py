@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from imginav_jax.benchmark import table
 from imginav_jax.benchmark.pytorch import dataloader
-from imginav_jax.benchmark.timing import Measured
+from imginav_jax.benchmark.timing import Measurement
 from imginav_jax.datasets import preparation
 from imginav_jax.runs import experiment
 from imginav_jax.runs.experiment import Config
@@ -53,10 +53,10 @@ class InputRate(NamedTuple):
     input_to_torch_dataloader: float | None
 
 
-def measure(config: Config, rounds: int) -> Measured:
+def measure(config: Config, rounds: int) -> Measurement:
     """As `measure_rates`, with as many layouts as it takes."""
     found = summarize(measure_rates(config, rounds, _LAYOUTS, _IMAGES))
-    return Measured(found._asdict(), render(found))
+    return Measurement(found._asdict(), render(found))
 
 
 def measure_rates(config: Config, rounds: int, layouts: int, images: int) -> Sequence[Rates]:

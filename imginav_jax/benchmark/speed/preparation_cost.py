@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imginav_jax.benchmark import table, timing
-from imginav_jax.benchmark.timing import Measured, spread_values
+from imginav_jax.benchmark.timing import Measurement, spread_values
 from imginav_jax.datasets import preparation, synthetic
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.runs import experiment
@@ -38,10 +38,10 @@ class Growth(NamedTuple):
 Costs = dict[int, list[PreparationCost]]  # by the number of layouts, a round
 
 
-def measure(config: Config, rounds: int) -> Measured:
+def measure(config: Config, rounds: int) -> Measurement:
     """As `measure_counts`, for COUNTS."""
     found = measure_counts(config, rounds, COUNTS)
-    return Measured(dump(found), render(found))
+    return Measurement(dump(found), render(found))
 
 
 def measure_counts(config: Config, rounds: int, counts: Sequence[int]) -> Costs:

@@ -10,7 +10,7 @@ from imginav_jax.benchmark import table, timing
 from imginav_jax.benchmark.phase import autoencoder_cost
 from imginav_jax.benchmark.program import Program
 from imginav_jax.benchmark.sampling import Work
-from imginav_jax.benchmark.timing import Measured, spread_values
+from imginav_jax.benchmark.timing import Measurement, spread_values
 from imginav_jax.runs.benchmark_file import Spread
 from imginav_jax.runs.experiment import Config
 from imginav_jax.system.errors import RunError
@@ -45,7 +45,7 @@ class Point(NamedTuple):
     growth: Spread
 
 
-def measure(config: Config, rounds: int) -> Measured:
+def measure(config: Config, rounds: int) -> Measurement:
     """Times all sizes in turns on the first device; those that its memory does not hold are left out.
 
     Raises:
@@ -58,7 +58,7 @@ def measure(config: Config, rounds: int) -> Measured:
         raise RunError("the memory holds none of these batches; try --config.model.remat=true")
     seconds = timing.time_in_turns("Scaling", timing.warm_up(works), rounds)
     points = {name: relate([size for size in sizes if size in works], seconds) for name, sizes in series.items()}
-    return Measured(dump(points), render(points))
+    return Measurement(dump(points), render(points))
 
 
 def batch_series(config: Config) -> list[Size]:

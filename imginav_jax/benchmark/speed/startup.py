@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imginav_jax.benchmark import table, timing
-from imginav_jax.benchmark.timing import Measured, spread_values
+from imginav_jax.benchmark.timing import Measurement, spread_values
 from imginav_jax.runs.experiment import Config
 from imginav_jax.system.errors import RunError
 from imginav_jax.training.screen import FIRST_STEP
@@ -31,7 +31,7 @@ class Startup(NamedTuple):
     second_start_seconds: float  # the same with both at hand
 
 
-def measure(config: Config, rounds: int) -> Measured:
+def measure(config: Config, rounds: int) -> Measurement:
     """Starts the program three times a round, each round with empty caches.
 
     Args:
@@ -42,7 +42,7 @@ def measure(config: Config, rounds: int) -> Measured:
       RunError: the program has failed.
     """
     found = [measure_once(config) for _ in range(rounds)]
-    return Measured(dump(found), render(found))
+    return Measurement(dump(found), render(found))
 
 
 def measure_once(config: Config) -> Startup:

@@ -10,7 +10,7 @@ from imginav_jax.benchmark.phase import autoencoder_cost
 from imginav_jax.benchmark.program import Program
 from imginav_jax.benchmark.speed import roofline
 from imginav_jax.benchmark.speed.roofline import Fractions
-from imginav_jax.benchmark.timing import Measured, spread_values, timing_values
+from imginav_jax.benchmark.timing import Measurement, spread_values, timing_values
 from imginav_jax.runs.benchmark_file import Spread, Timing
 from imginav_jax.runs.experiment import Config
 from imginav_jax.system.progress import logger
@@ -33,14 +33,14 @@ class StepCosts(NamedTuple):
     copy_bytes_per_second: Spread
 
 
-def measure(config: Config, rounds: int, names: Collection[str]) -> Measured:
+def measure(config: Config, rounds: int, names: Collection[str]) -> Measurement:
     """Times the steps that are named on the first device.
 
     Raises:
       UserError: the config cannot be used.
     """
     costs = measure_steps(config, rounds, names)
-    return Measured(dump(costs), render(costs))
+    return Measurement(dump(costs), render(costs))
 
 
 def measure_steps(config: Config, rounds: int, names: Collection[str]) -> StepCosts:
@@ -59,7 +59,7 @@ def measure_steps(config: Config, rounds: int, names: Collection[str]) -> StepCo
             program.compile_seconds,
             program.memory_mib,
             program.flops / size,
-            timing.timing(seconds[name], size),
+            timing.summarize(seconds[name], size),
             roofline.fractions(program, seconds[name], rates),
         )
         for name, program in prepared.programs.items()

@@ -7,11 +7,11 @@ from typing import Literal
 from imginav_jax.report.decision.bootstrap import Estimate, Resampling
 from imginav_jax.report.decision.metrics import METRICS, Metric
 from imginav_jax.report.decision.rule import Decision
-from imginav_jax.report.measurement.measure import Measured
+from imginav_jax.report.measurement.measure import CountsByOutput
 from imginav_jax.report.measurement.subjects import RGB, Subject
 from imginav_jax.runs.benchmark_file import Benchmark
 from imginav_jax.runs.experiment import Config
-from imginav_jax.runs.phase_folder import Found, Run
+from imginav_jax.runs.phase_folder import ComparedRun, PhaseRuns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Result:
     latent_shape: tuple[int, int, int]
     num_runs: int
     estimates: Mapping[str, Mapping[str, Estimate]]
-    layouts: Measured
+    layouts: CountsByOutput
 
     @property
     def latent_values(self) -> int:
@@ -47,7 +47,7 @@ class Result:
 class Report:
     """All that was found out."""
 
-    found: Found
+    found: PhaseRuns
     config: Config  # of configs/report.py
     results: list[Result]
     decisions: dict[str, Decision]  # by arm
@@ -65,7 +65,7 @@ class Report:
         """That of the first arm, which the next phase starts from."""
         return next(iter(self.decisions.values()))
 
-    def winner(self) -> Run | None:
+    def winner(self) -> ComparedRun | None:
         """By its first seed."""
         label = self.first_decision.winner
         return next((group.runs[0] for group in self.found.groups if group.label == label), None)
@@ -77,7 +77,7 @@ def metrics_of(output: str) -> dict[str, Metric]:
 
 
 def make_results(
-    subjects: Sequence[Subject], measured: Mapping[str, Measured], scenes: Sequence[str], config: Config
+    subjects: Sequence[Subject], measured: Mapping[str, CountsByOutput], scenes: Sequence[str], config: Config
 ) -> list[Result]:
     """Estimates on one set of draws for all, so that every difference is paired.
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.measurement import fidelity, structure
-from imginav_jax.report.measurement.subjects import Images, Outputs, Subject
+from imginav_jax.report.measurement.subjects import Images, Predictions, Subject
 from imginav_jax.system import files
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.process import workers
@@ -31,12 +31,12 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 _DECISIVE = ("models", "report/measurement", "datasets/palette.py", "datasets/layout_record.py")  # for the numbers
 
 Counts = dict[str, Float[np.ndarray, "layouts ..."]]  # a layout a row, by what is counted
-Measured = dict[str, Counts]  # by output
+CountsByOutput = dict[str, Counts]  # by output
 _Rows = Mapping[str, Mapping[str, np.ndarray]]  # one layout's counts, by output
 _Pending = tuple[Future[Any], _Rows]  # of the class maps, and of the pictures
 
 
-def measure(chosen: Sequence[Subject], source: LayoutSource, data_key: str, folder: Path) -> dict[str, Measured]:
+def measure(chosen: Sequence[Subject], source: LayoutSource, data_key: str, folder: Path) -> dict[str, CountsByOutput]:
     """Each subject's counts by its name, from `folder` where they have been measured before.
 
     Each is stored as soon as it is complete, so that a report that was cut off goes on from there.
@@ -75,16 +75,16 @@ def digest_program(package: Path = _PACKAGE) -> dict[str, str]:
     return {str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
 
 
-def _write(path: Path, measured: Measured) -> None:
+def _write(path: Path, measured: CountsByOutput) -> None:
     arrays = {f"{output}/{name}": values for output, counts in measured.items() for name, values in counts.items()}
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType]
     files.write_atomically(path, content.getvalue())
 
 
-def _read(path: Path) -> Measured | None:
+def _read(path: Path) -> CountsByOutput | None:
     """None where nothing was stored, or it is damaged."""
-    measured: Measured = {}
+    measured: CountsByOutput = {}
     try:
         with np.load(io.BytesIO(path.read_bytes())) as stored:
             for key in stored.files:
@@ -103,10 +103,10 @@ def read_batches(source: LayoutSource) -> Iterator[tuple[Images, int]]:
         yield np.concatenate([images, images[-1:].repeat(_BATCH_SIZE - len(images), 0)]), len(images)
 
 
-def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> Measured:
+def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> CountsByOutput:
     logger.info("Measuring %s ...", subject.name)
     predict = subject.open()
-    found: Measured = {}
+    found: CountsByOutput = {}
     with Progress(f"Measuring {subject.name}", len(source), "layouts") as progress:
         for index, rows in enumerate(progress.count(_count_layouts(predict, source, pool))):
             for output, counts in rows.items():
@@ -118,7 +118,7 @@ def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> Measured
     return found
 
 
-def _count_layouts(predict: Callable[[Images], Outputs], source: LayoutSource, pool: Executor) -> Iterator[_Rows]:
+def _count_layouts(predict: Callable[[Images], Predictions], source: LayoutSource, pool: Executor) -> Iterator[_Rows]:
     """In order; the device predicts while the pool counts what the predictions before were worth."""
     pending: deque[_Pending] = deque()
     for images, count in read_batches(source):
@@ -136,7 +136,7 @@ def _open_pool(num_layouts: int) -> Executor:
     return workers.open_pool()
 
 
-def _submit(pool: Executor, outputs: Outputs, images: Images, count: int) -> Iterator[_Pending]:
+def _submit(pool: Executor, outputs: Predictions, images: Images, count: int) -> Iterator[_Pending]:
     """A task a layout: its class maps to be counted, and what the device has counted of its pictures."""
     pictures = {name: made for name, made in outputs.items() if _is_picture(made)}
     maps = {**outputs, **{name: np.asarray(_SNAP(made)) for name, made in pictures.items()}}

@@ -16,13 +16,13 @@ from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.measurement import baselines, probe, structure
 from imginav_jax.report.measurement.baselines import Projection
 from imginav_jax.report.measurement.probe import Probe
-from imginav_jax.runs.phase_folder import Group, Run
+from imginav_jax.runs.phase_folder import ComparedRun, Group
 
 RGB, SEGMENTATION, PROBE = "rgb", "segmentation", "probe"  # outputs that are measured
 _AT_ONCE = 32  # layouts in memory as pixels
 
 Images = UInt8[np.ndarray, "b h w 3"]
-Outputs = dict[str, np.ndarray]  # by output: pictures, uint8 [b h w 3], or class maps, uint8 [b h w]
+Predictions = dict[str, np.ndarray]  # by output: pictures, uint8 [b h w 3], or class maps, uint8 [b h w]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Subject:
     kind: Literal["run", "baseline"]
     latent_shape: tuple[int, int, int]
     key: dict[str, Any]
-    open: Callable[[], Callable[[Images], Outputs]]
+    open: Callable[[], Callable[[Images], Predictions]]
     shares: str = ""
 
 
@@ -78,7 +78,7 @@ class ProbeData:
 class Model:
     """A run's autoencoder and what it makes of the probe's training layouts, each made when it is first wanted."""
 
-    def __init__(self, run: Run, data: ProbeData):
+    def __init__(self, run: ComparedRun, data: ProbeData):
         self.run, self._data = run, data
 
     @functools.cached_property
@@ -90,10 +90,10 @@ class Model:
         batches = self._data.batches()
         return np.concatenate([self.autoencoder.encode(self._data.read(batch)) for batch in batches])
 
-    def reconstruct(self, images: Images) -> Outputs:
+    def reconstruct(self, images: Images) -> Predictions:
         return self.decode(self.autoencoder.encode(images))
 
-    def decode(self, latents: Float[np.ndarray, "b h w c"]) -> Outputs:
+    def decode(self, latents: Float[np.ndarray, "b h w c"]) -> Predictions:
         """The outputs of the heads that there are."""
         made = self.autoencoder.decode_heads(latents)
         outputs = {RGB: made.images, SEGMENTATION: made.classes}
@@ -124,10 +124,10 @@ def _of_run(group: Group, model: Model, data: ProbeData) -> Subject:
     run = model.run
     name = group.label if len(group.runs) == 1 else f"{group.label} seed {run.seed}"
 
-    def open_run() -> Callable[[Images], Outputs]:
+    def open_run() -> Callable[[Images], Predictions]:
         fitted = data.fit(model.training_latents)
 
-        def predict(images: Images) -> Outputs:
+        def predict(images: Images) -> Predictions:
             latents = model.autoencoder.encode(images)
             return model.decode(latents) | {PROBE: np.asarray(probe.predict(fitted, latents))}
 
@@ -151,7 +151,7 @@ def _without_training(size: int, factor: int) -> list[Subject]:
     ]
 
     def subject(name: str, channels: int, method: Callable[..., Any]) -> Subject:
-        def open_method() -> Callable[[Images], Outputs]:
+        def open_method() -> Callable[[Images], Predictions]:
             run = jax.jit(functools.partial(method, factor=factor))
             return lambda images: {RGB: np.asarray(run(images))}
 
@@ -166,10 +166,10 @@ def _unshuffled(finest: Group, factor: int, model: Model, data: ProbeData, share
     height, width, channels = finest.latent_shape
     shape = height // factor, width // factor, channels * factor**2
 
-    def open_latent() -> Callable[[Images], Outputs]:
+    def open_latent() -> Callable[[Images], Predictions]:
         fitted = data.fit(baselines.unshuffle(model.training_latents, factor))
 
-        def predict(images: Images) -> Outputs:
+        def predict(images: Images) -> Predictions:
             wide = baselines.unshuffle(model.autoencoder.encode(images), factor)
             return {PROBE: np.asarray(probe.predict(fitted, wide))}
 
@@ -184,11 +184,11 @@ def _projected(finest: Group, factor: int, coarser: Group, model: Model, data: P
     """The finest latent unshuffled and cut to the very shape of a coarser one by principal components."""
     shape = coarser.latent_shape
 
-    def open_latent() -> Callable[[Images], Outputs]:
+    def open_latent() -> Callable[[Images], Predictions]:
         projection = Projection.fit(model.training_latents, factor, shape[2])
         fitted = data.fit(projection.project(model.training_latents))
 
-        def predict(images: Images) -> Outputs:
+        def predict(images: Images) -> Predictions:
             projected = projection.project(model.autoencoder.encode(images))
             made = model.decode(projection.restore(projected))
             return made | {PROBE: np.asarray(probe.predict(fitted, projected))}

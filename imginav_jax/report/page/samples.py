@@ -15,7 +15,7 @@ from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.decision.results import Result
 from imginav_jax.report.measurement import structure
 from imginav_jax.report.measurement.structure import WALL
-from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION, Outputs
+from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION, Predictions
 
 _ZOOM = 8  # a crop's side is the image's divided by it
 _KINDS = "best", "median", "worst"
@@ -43,14 +43,14 @@ class Samples:
     indices: list[int]
     layout_ids: list[str]
     images: UInt8[np.ndarray, "n h w 3"]
-    made: Mapping[str, Outputs]
+    made: Mapping[str, Predictions]
 
     @classmethod
     def make(
         cls,
         indices: Iterable[int],
         source: LayoutSource,
-        reconstruct: Mapping[str, Callable[[UInt8[np.ndarray, "n h w 3"]], Outputs]],
+        reconstruct: Mapping[str, Callable[[UInt8[np.ndarray, "n h w 3"]], Predictions]],
     ) -> "Samples":
         chosen = sorted(set(indices))
         images = source.images(chosen)

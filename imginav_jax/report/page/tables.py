@@ -14,7 +14,7 @@ from rich.table import Table
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.decision.results import Result
 from imginav_jax.report.measurement.subjects import PROBE, RGB
-from imginav_jax.runs.phase_folder import Run
+from imginav_jax.runs.phase_folder import ComparedRun
 
 # What stands in the small tables: header, output and metric.
 HEADLINES = (
@@ -99,7 +99,7 @@ class TrainingCost:
     peak_memory_mib: float  # of one device; on the CPU the compiler's estimate
 
 
-def training_costs(runs: Sequence[Run]) -> list[TrainingCost]:
+def training_costs(runs: Sequence[ComparedRun]) -> list[TrainingCost]:
     """One a run and card, since a run may go on elsewhere; epochs that trained nothing do not count."""
     costs = []
     for run in runs:
