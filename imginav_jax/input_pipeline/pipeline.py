@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
 from imginav_jax.datasets import layout_record
 from imginav_jax.input_pipeline.batch import Batch
@@ -31,7 +32,6 @@ _DEVICE_BATCHES = 2  # on the device ahead of the step
 _SHUFFLE_ROUNDS = 4  # Grain's own number
 _SHARED_MEMORY = Path("/dev/shm")
 _BYTES_OF_LOCKS = 2**18  # a process; each is a page
-_free_memory: dict[int, collections.deque[mmap.mmap]] = {}  # of forgotten batches, by its size in bytes
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -182,26 +182,40 @@ def _read_batch(source: LayoutSource, positions: Positions, number: int) -> Batc
     indices = positions.of_batch(number)
     found = [source.packed(min(index, len(source) - 1)) for index in indices]
     side = layout_record.side(found[0].image)
-    images = _empty((len(found), side, side, 3))
+    images = _MEMORY.empty((len(found), side, side, 3))
     for layout, out in zip(found, images, strict=True):
         layout_record.decode(layout.image, out)
     rows = [layout.row if index < len(source) else -1 for layout, index in zip(found, indices, strict=True)]
     return Batch(images, np.array([layout.type for layout in found], np.int32), np.array(rows, np.int32))
 
 
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Bytes, in memory of an earlier batch where one is forgotten: fresh pages cost more than decoding into them.
+class BatchMemory:
+    """Memory of forgotten batches for new ones: fresh pages cost more than decoding into them.
 
-    The memory begins with a page, so that JAX on the CPU takes it without a copy.
+    It begins with a page, so that JAX on the CPU takes it without a copy.
     """
-    count = math.prod(shape)
-    free = _free_memory.setdefault(count, collections.deque())
-    try:
-        memory = free.pop()  # the latest, of which the processor's cache may still hold some
-    except IndexError:
-        # Private, for shared memory seldom gets huge pages.
-        memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    owner = np.frombuffer(memory, np.uint8)  # every view keeps this one alive, and so does JAX
-    weakref.finalize(owner, free.append, memory).atexit = False
-    return owner.reshape(shape)
+
+    def __init__(self, most: int):
+        """Keeps at most so many pieces of a size; what is more goes back to the system."""
+        self._most = most
+        self._free: dict[int, collections.deque[mmap.mmap]] = {}  # by size in bytes
+
+    def empty(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+        """Returns an array whose values are whatever was there; once it is forgotten, its memory is free again."""
+        count, free = math.prod(shape), self.free(shape)
+        try:
+            memory = free.pop()  # the latest, of which the processor's cache may still hold some
+        except IndexError:
+            # Private, for shared memory seldom gets huge pages.
+            memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        owner = np.frombuffer(memory, np.uint8)  # every view keeps this one alive, and so does JAX
+        weakref.finalize(owner, free.append, memory).atexit = False
+        return owner.reshape(shape)
+
+    def free(self, shape: tuple[int, ...]) -> collections.deque[mmap.mmap]:
+        """Returns the pieces that are free for arrays of this shape."""
+        return self._free.setdefault(math.prod(shape), collections.deque(maxlen=self._most))
+
+
+_MEMORY = BatchMemory(most=_MAX_DECODING_THREADS + 2 * _DEVICE_BATCHES)  # batches that are decoded, and placed

@@ -177,3 +177,17 @@ def test_only_files_that_are_damaged_or_missing_are_to_be_deleted(tmp_path, erro
     message = str(read_errors.explain(tmp_path, error))
     assert message.startswith(f"{tmp_path} cannot be read: {reason}")
     assert message.endswith("; delete it, and it is prepared anew") == is_damage
+
+
+def test_memory_of_forgotten_batches_is_used_again_up_to_a_bound():
+    memory = pipeline.BatchMemory(most=2)
+    shapes = [(2, 4096), (3, 4096)]
+    arrays = [memory.empty(shape) for shape in shapes for _ in range(4)]
+    places = [array.ctypes.data for array in arrays]
+    assert len(set(places)) == 8
+    assert all(place % 4096 == 0 for place in places)
+    view = arrays[3][1:]
+    del arrays
+    assert [len(memory.free(shape)) for shape in shapes] == [2, 2]
+    assert memory.empty(shapes[0]).ctypes.data in places[:3], "the fourth is still in use by a view"
+    assert view.ctypes.data == places[3] + 4096
