@@ -11,7 +11,6 @@ is set already wins.  No XLA flag is set for any card: the defaults are good, an
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -21,6 +20,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from imginav_jax.system import versions
 from imginav_jax.system.command_line import Parser
 from imginav_jax.system.errors import UserError
 
@@ -162,7 +162,7 @@ def compilation_cache(card: Card, environment: Mapping[str, str] = os.environ) -
 
 def cudnn_version() -> str | None:
     """Of the installed wheel, "9.10.2.21"; None where there is none."""
-    return _version(CUDNN)
+    return versions.version(CUDNN)
 
 
 def check_cudnn(card_name: str, version: str | None) -> None:
@@ -182,11 +182,11 @@ def check_cudnn(card_name: str, version: str | None) -> None:
 def describe(card: Card | None = None, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Lines for the start of a run: card and driver, versions, settings in force; `card`: by default the one found."""
     card = find(environment) if card is None else card
-    versions = f"jaxlib {_version('jaxlib') or 'unknown'}"
+    libraries = f"jaxlib {versions.version('jaxlib') or 'unknown'}"
     if card.exists:
-        versions += f", cuDNN {cudnn_version() or 'not from a wheel'}"
+        libraries += f", cuDNN {cudnn_version() or 'not from a wheel'}"
     in_force = [f"{name}={environment[name]}" for name in _SETTINGS if environment.get(name)]
-    return [_title(card), versions, " ".join(in_force) or "no settings in the environment, JAX's own defaults"]
+    return [_title(card), libraries, " ".join(in_force) or "no settings in the environment, JAX's own defaults"]
 
 
 def main() -> None:
@@ -281,13 +281,6 @@ def _without_cuda(path: str) -> tuple[str, list[str]]:
     libraries = ("libcudnn*.so*", "libcublas*.so*", "libcudart.so*", "libnccl.so*", "libcusolver.so*", "libcufft.so*")
     dropped = [folder for folder in folders if any(any(Path(folder).glob(library)) for library in libraries)]
     return ":".join(folder for folder in folders if folder not in dropped), dropped
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _quote(value: str) -> str:

@@ -1,13 +1,13 @@
 """What XLA must know of a card to compile for it where there is none; `imginav_jax.cards.CHIPS` names them."""
 
 import dataclasses
-import importlib.metadata
 import logging
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
+from imginav_jax.system import versions
 from imginav_jax.system.errors import UserError
 
 # XLA's compiler for NVIDIA cards, of JAX's own version, and the assembler that it calls: CUDA 13's knows no V100.
@@ -81,7 +81,7 @@ def device(name: str) -> Any:
 
 def check_installed() -> None:
     """Raises UserError, with the command that mends it, where nothing compiles for cards."""
-    plugin, assembler = _version(_PLUGIN), _version(_ASSEMBLER)
+    plugin, assembler = versions.version(_PLUGIN), versions.version(_ASSEMBLER)
     if plugin == jax.__version__ and assembler:
         return
     there = f"{_PLUGIN} is {plugin or 'missing'}, {_ASSEMBLER} is {assembler or 'missing'}"
@@ -89,10 +89,3 @@ def check_installed() -> None:
         f"JAX {jax.__version__} cannot compile for a card here: {there}; "
         f"pip install --no-deps {_PLUGIN}=={jax.__version__} {_ASSEMBLER}"
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from imginav_jax.cards import PRECISIONS
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.models.architecture import MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderConfig
 from imginav_jax.models.losses import LossWeights
@@ -17,7 +18,6 @@ from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user
 
 Config = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)

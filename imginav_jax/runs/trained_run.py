@@ -1,6 +1,7 @@
 """What became of a run: its best weights, the size of its images, and its data set."""
 
 import dataclasses
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,9 @@ from imginav_jax.runs import experiment, weights
 from imginav_jax.runs.experiment import Experiment
 from imginav_jax.runs.weights import Weights
 from imginav_jax.system.errors import UserError
-from imginav_jax.system.files import expand_user, read_json
+from imginav_jax.system.files import expand_user, own_config, read_json
 
 _IMPORTED_IMAGE_SIZE = 512  # pixels; of the original's layouts
-_CACHE_DIR = "~/.cache/imginav_jax"  # as in configs/phase1_2.py
-_VALIDATION_FRACTION, _SEED = 0.2, 42  # of its split, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class TrainedRun:
         Raises:
           UserError: there is none, it cannot be prepared, or it is the run's manifest and has changed since.
         """
-        cache = expand_user(cache_dir or (self.experiment.cache_dir if self.experiment else _CACHE_DIR))
+        cache = expand_user(cache_dir or (self.experiment.cache_dir if self.experiment else _usual_data().cache_dir))
         prepared = preparation.prepare(self._spec(manifest, root), cache)
         if manifest is None and prepared.key != self.data.get("key"):
             raise UserError(
@@ -66,7 +65,8 @@ class TrainedRun:
         if self.experiment is None:
             if manifest is None:
                 raise UserError(f"{self.directory} is an imported checkpoint, which has no data: give --manifest")
-            return DataSpec(manifest, root, self.image_size, 1, _VALIDATION_FRACTION, _SEED)
+            usual = _usual_data()
+            return DataSpec(manifest, root, self.image_size, 1, usual.validation_fraction, usual.seed)
         spec = dataclasses.replace(self.experiment.data, image_size=self.image_size)
         if manifest is not None:
             return dataclasses.replace(spec, manifest=manifest, root=root)
@@ -106,3 +106,8 @@ def _read_experiment(path: Path) -> tuple[Experiment, dict[str, Any]]:
         return experiment.from_config(config), description["data"]
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} does not describe an experiment of this program") from None
+
+
+def _usual_data() -> Any:
+    """Returns how configs/phase1_2.py splits a data set, and where it keeps it."""
+    return runpy.run_path(str(own_config("phase1_2.py")))["get_config"]("R1").data

@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 
 from imginav_jax import cards
 from imginav_jax.benchmark.phase import phase
+from imginav_jax.cards import PRECISIONS
 from imginav_jax.devices import chips
 from imginav_jax.devices.mesh import explain_out_of_memory, memory_mib
 from imginav_jax.devices.target import compile_for, require_devices
-from imginav_jax.runs.experiment import PRECISIONS, Config, Experiment
+from imginav_jax.runs.experiment import Config, Experiment
 from imginav_jax.system.errors import RunError
 from imginav_jax.system.progress import Progress, logger
 from imginav_jax.training import compiled
