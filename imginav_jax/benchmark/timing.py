@@ -9,7 +9,7 @@ import numpy as np
 from imginav_jax.benchmark import sampling
 from imginav_jax.benchmark.sampling import Sampler, Work
 from imginav_jax.runs.benchmark_file import Conditions, Spread, Timing
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.progress import Progress, logger
 
 _Name = TypeVar("_Name", bound=Hashable)
@@ -49,7 +49,7 @@ class Measurement(NamedTuple):
     table: str  # the same for a person
 
 
-def current_conditions(config: Config, rounds: int) -> Conditions:
+def current_conditions(config: RawConfig, rounds: int) -> Conditions:
     """Of the first device, which is the one that is measured."""
     device = jax.devices()[0]
     return Conditions(

@@ -285,16 +285,13 @@ def _check_space(runs: Mapping[Path, "Experiment"]) -> None:
 
 def _bytes_needed(workdir: Path, experiment: "Experiment") -> int:
     """Of the checkpoints that are still missing, as the run itself counts them."""
-    import functools
-
     import jax
 
     from imginav_jax.runs import checkpoints
-    from imginav_jax.training.state import create_state, make_optimizer
+    from imginav_jax.training import state
 
     config = experiment.config
-    adamw = make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
-    create = functools.partial(create_state, config=experiment.model, optimizer=adamw)
+    _, create = state.of_experiment(experiment)
     kept = checkpoints.count_kept(config.num_epochs, config.checkpoint.every_epochs)
     copies = checkpoints.copies_missing(workdir / "checkpoints", kept)
     return copies * checkpoints.state_bytes(jax.eval_shape(create, jax.random.key(0)))

@@ -22,7 +22,7 @@ from imginav_jax.report.settings import PROBE_PREFIX
 from imginav_jax.runs import benchmark_file as benchmark_results
 from imginav_jax.runs import phase_folder
 from imginav_jax.runs.benchmark_file import Benchmark
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.runs.incomplete import Expected
 from imginav_jax.runs.phase_folder import PhaseRuns
 from imginav_jax.runs.trained_run import TrainedRun
@@ -38,7 +38,7 @@ _COMPUTED = "computed"  # folder of what later reports need not measure again
 def build(
     paths: Sequence[Path],
     out: Path | None,
-    config: Config,
+    config: RawConfig,
     expected: Sequence[Expected] = (),
     work: Path | None = None,
 ) -> tuple[Report, Path]:
@@ -68,7 +68,7 @@ def build(
         return _build(found, out, config), out
 
 
-def _build(found: PhaseRuns, out: Path, config: Config) -> Report:
+def _build(found: PhaseRuns, out: Path, config: RawConfig) -> Report:
     training, validation, scenes = _open_data(found.runs[0].trained)
     make_writable(out, "--out")
     of_probe = Settings(**{name: config.probe[name] for name in Settings._fields})
@@ -112,7 +112,7 @@ def _decide(
     found: PhaseRuns,
     results: Sequence[Result],
     costs: Mapping[tuple[int, ...], float],
-    config: Config,
+    config: RawConfig,
     num_scenes: int,
 ) -> dict[str, Decision]:
     """One decision an arm; an arm of which there is no run of its own has none."""
@@ -151,7 +151,7 @@ def _find_obstacle(found: PhaseRuns, labels: Sequence[str], num_scenes: int, min
     return None
 
 
-def _detail(result: Result, config: Config) -> dict[str, Estimate]:
+def _detail(result: Result, config: RawConfig) -> dict[str, Estimate]:
     """The estimates that the rule weighs, by what a person calls them."""
 
     def estimate(name: str) -> Estimate:

@@ -6,7 +6,7 @@ from typing import Any
 
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import UserError, first_line
 
 PROBE_PREFIX = "probe_"  # of a detail metric by which the probe's classes are judged
@@ -14,7 +14,7 @@ _OUTPUTS = RGB, SEGMENTATION  # that a decision may be made by
 _Check = tuple[str, Any, bool, str]  # key, value, whether it can be, what is expected
 
 
-def load(path: Path) -> Config:
+def load(path: Path) -> RawConfig:
     """UserError where the file cannot be used, or a value is missing or cannot be."""
     try:
         config = runpy.run_path(str(path))["get_config"]()
@@ -26,7 +26,7 @@ def load(path: Path) -> Config:
     return config
 
 
-def check(config: Config) -> None:
+def check(config: RawConfig) -> None:
     """UserError that names the key of a value that is missing or cannot be."""
     try:
         checks = [*_check_decision(config.decision), *_check_bootstrap(config.bootstrap), *_check_probe(config.probe)]
@@ -37,7 +37,7 @@ def check(config: Config) -> None:
             raise UserError(f"{key} is {value}, expected {expected}")
 
 
-def _check_decision(decision: Config) -> list[_Check]:
+def _check_decision(decision: RawConfig) -> list[_Check]:
     weights, arms = decision.weights.to_dict(), [list(map(str, labels)) for labels in decision.arms]
     stand_ins = decision.stand_ins.to_dict()
     return [
@@ -52,7 +52,7 @@ def _check_decision(decision: Config) -> list[_Check]:
     ]  # fmt: skip
 
 
-def _check_bootstrap(bootstrap: Config) -> list[_Check]:
+def _check_bootstrap(bootstrap: RawConfig) -> list[_Check]:
     return [
         ("bootstrap.confidence", bootstrap.confidence, 0 < bootstrap.confidence < 1, "between 0 and 1"),
         ("bootstrap.samples", bootstrap.samples, bootstrap.samples >= 1, "1 or more"),
@@ -61,7 +61,7 @@ def _check_bootstrap(bootstrap: Config) -> list[_Check]:
     ]
 
 
-def _check_probe(probe: Config) -> list[_Check]:
+def _check_probe(probe: RawConfig) -> list[_Check]:
     return [
         ("probe.layouts", probe.layouts, probe.layouts >= 1, "1 or more"),
         ("probe.steps", probe.steps, probe.steps >= 1, "1 or more"),

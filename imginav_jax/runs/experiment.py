@@ -6,6 +6,7 @@ Derived here, after the command line's overrides have been applied, never in `ge
 import dataclasses
 import math
 import os
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,104 @@ from imginav_jax.runs.outputs import run_name
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user
 
-Config = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
+RawConfig = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFields:
+    latent_channels: int
+    base_channels: int
+    downsampling_steps: int
+    remat: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFields:
+    manifest: str | None
+    root: str | None
+    image_size: int
+    synthetic_size: int
+    validation_fraction: float
+    seed: int
+    cache_dir: str
+    num_workers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerFields:
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LossFields:
+    mse: float
+    segmentation: float
+    classification: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStoppingFields:
+    patience: int
+    min_delta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFields:
+    every_epochs: int
+    every_minutes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFields:
+    every_epochs: int
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The fields of configs/phase1_2.py, which says what each means and in which unit."""
+
+    name: str
+    phase_dir: str
+    seed: int
+    batch_size: int
+    accumulate_steps: int
+    num_epochs: int
+    init_from: str | None
+    precision: str
+    num_devices: int
+    model: ModelFields
+    data: DataFields
+    optimizer: OptimizerFields
+    loss: LossFields
+    early_stopping: EarlyStoppingFields
+    checkpoint: CheckpointFields
+    samples: SampleFields
+    experiment: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config that has passed every check that needs no data and no device."""
+    """A config that has passed every check that needs no data and no device.
+
+    Attributes:
+      config: its values.
+      description: the same as a nested dict for JSON, with fields that the program does not know.
+      name: of the run, the fields of its model filled in.
+      model: the architecture.
+      weights: of the loss's terms.
+      data: what decides the data set.
+      cache_dir: where prepared data sets live.
+    """
 
     config: Config
+    description: dict[str, Any]
+    name: str
     model: AutoencoderConfig
     weights: LossWeights
     data: DataSpec
     cache_dir: Path
-
-    @property
-    def name(self) -> str:
-        return run_name(self.config)
 
     def starting_from(self, given: AutoencoderConfig) -> "Experiment":
         """The same experiment with the architecture of given weights, which must have the config's sizes.
@@ -63,9 +146,10 @@ class Experiment:
         beyond rounding may change, so that a run can go on on another card: remat, accumulate_steps, num_devices.
         """
         config = self.config
-        fields = {f"model.{key}": value for key, value in config.model.items() if key != "remat"}
-        fields |= {f"optimizer.{key}": value for key, value in config.optimizer.items()}
-        fields |= {f"loss.{key}": value for key, value in config.loss.items()}
+        stored = self.description
+        fields = {f"model.{key}": value for key, value in stored["model"].items() if key != "remat"}
+        fields |= {f"optimizer.{key}": value for key, value in stored["optimizer"].items()}
+        fields |= {f"loss.{key}": value for key, value in stored["loss"].items()}
         return {
             "name": self.name,
             "seed": config.seed,
@@ -77,7 +161,7 @@ class Experiment:
         }
 
 
-def from_config(config: Config) -> Experiment:
+def from_config(config: RawConfig) -> Experiment:
     """Checks the config's values.
 
     Raises:
@@ -88,8 +172,11 @@ def from_config(config: Config) -> Experiment:
     _check_parts(config)
     _check_choices(config)
     data = config.data
+    description = config.to_dict()
     return Experiment(
-        config,
+        _typed(Config, description),
+        description,
+        run_name(config),
         AutoencoderConfig(
             latent_channels=config.model.latent_channels,
             base_channels=config.model.base_channels,
@@ -103,12 +190,24 @@ def from_config(config: Config) -> Experiment:
     )
 
 
+def _typed(kind: Any, values: dict[str, Any]) -> Any:
+    """Makes a dataclass of a dict that has its fields, and perhaps others; KeyError where one is missing."""
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in values and field.default is not dataclasses.MISSING:
+            continue
+        value, hint = values[field.name], hints[field.name]
+        found[field.name] = _typed(hint, value) if dataclasses.is_dataclass(hint) else value
+    return kind(**found)
+
+
 def _require(condition: bool, key: str, value: object, expected: str) -> None:
     if not condition:
         raise UserError(f"config.{key} is {value}, expected {expected}")
 
 
-def _check_positive(config: Config) -> None:
+def _check_positive(config: RawConfig) -> None:
     for key in (
         "batch_size",
         "accumulate_steps",
@@ -140,13 +239,13 @@ def _check_positive(config: Config) -> None:
         _require(0 <= value < math.inf, key, value, "0 or more")
 
 
-def _lookup(config: Config, key: str) -> Any:
+def _lookup(config: RawConfig, key: str) -> Any:
     for part in key.split("."):
         config = config[part]
     return config
 
 
-def _check_model(config: Config) -> None:
+def _check_model(config: RawConfig) -> None:
     steps, base = config.model.downsampling_steps, config.model.base_channels
     _require(1 <= steps <= MAX_DOWNSAMPLING_STEPS, "model.downsampling_steps", steps, f"1 to {MAX_DOWNSAMPLING_STEPS}")
     _require(
@@ -160,12 +259,12 @@ def _check_model(config: Config) -> None:
     _require(size % 2**steps == 0, "data.image_size", size, f"a multiple of {2**steps} for {steps} downsampling steps")
 
 
-def _check_parts(config: Config) -> None:
+def _check_parts(config: RawConfig) -> None:
     parts, size = config.accumulate_steps, config.batch_size
     _require(size % parts == 0, "batch_size", size, f"a multiple of config.accumulate_steps, {parts}")
 
 
-def _check_choices(config: Config) -> None:
+def _check_choices(config: RawConfig) -> None:
     epochs, given = config.num_epochs, config.init_from is not None
     expected = "0 or more" if given else "1 or more (0 evaluates the weights of an init_from)"
     _require(epochs >= (0 if given else 1), "num_epochs", epochs, expected)

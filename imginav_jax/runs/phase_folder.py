@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imginav_jax.runs import incomplete, metrics_csv, trained_run
+from imginav_jax.runs.experiment import Config
 from imginav_jax.runs.incomplete import Expected, Incomplete
 from imginav_jax.runs.metrics_csv import CsvRow
 from imginav_jax.runs.outputs import Outputs
@@ -48,7 +49,7 @@ class ComparedRun:
     @property
     def num_epochs(self) -> int:
         """Epochs that it was to train."""
-        return self.config["num_epochs"]
+        return self.config.num_epochs
 
     @property
     def best_mse(self) -> str:
@@ -58,7 +59,7 @@ class ComparedRun:
         return f"{float(rows[0]['val_MSE_rgb']) / weight:.6f}" if rows and weight else ""
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Config:
         assert self.trained.experiment is not None  # `_read` takes no other
         return self.trained.experiment.config
 

@@ -37,11 +37,11 @@ class Records:
     data_kind: str  # synthetic or manifest
     is_primary: bool  # of the processes of a run one writes
 
-    def write_start(self, config: Any, step: int) -> None:
+    def write_start(self, config: dict[str, Any], step: int) -> None:
         """The hyper-parameters; where the run goes on after `step`, not -1, an earlier start has written them."""
         if step >= 0 and self.outputs.has_events():
             return
-        self.writer.write_hparams(flatten(config.to_dict()) | {"data": self.data_kind})
+        self.writer.write_hparams(flatten(config) | {"data": self.data_kind})
 
     def write_step(self, step: int, values: Mapping[str, float]) -> None:
         self.writer.write_scalars(step, {f"step/{name}": value for name, value in values.items()})

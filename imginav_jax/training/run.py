@@ -22,7 +22,7 @@ from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.models import network
 from imginav_jax.runs import checkpoints, event_files, experiment, weights
 from imginav_jax.runs.checkpoints import Checkpoints
-from imginav_jax.runs.experiment import Config, Experiment
+from imginav_jax.runs.experiment import Config, Experiment, RawConfig
 from imginav_jax.runs.outputs import Outputs, compare_fingerprints, locate
 from imginav_jax.runs.weights import Weights
 from imginav_jax.system.errors import UserError
@@ -30,11 +30,11 @@ from imginav_jax.system.files import expand_user
 from imginav_jax.system.log_file import LogFile
 from imginav_jax.system.ownership import Ownership
 from imginav_jax.system.signals import Stop
-from imginav_jax.training import screen
+from imginav_jax.training import screen, state
 from imginav_jax.training.compiled import CompiledSteps, compile_steps
 from imginav_jax.training.early_stopping import EarlyStopping
 from imginav_jax.training.records import EpochRow, OptionalWriter, Records, are_recorded, summarize
-from imginav_jax.training.state import TrainState, create_state, make_optimizer
+from imginav_jax.training.state import TrainState
 
 
 @dataclasses.dataclass
@@ -107,16 +107,16 @@ class Run:
         if position.step or self.checkpoints.has(position.step):  # never fresh weights in the middle of a run
             screen.say_resumed(position.step, position.epoch)
             return checkpoints.restore(self.records.outputs.checkpoints, position.step, abstract, is_verified=True)
-        state = self.compiled.create(jax.random.key(self.config.seed))
+        fresh = self.compiled.create(jax.random.key(self.config.seed))
         if self.given is None:
-            return state
+            return fresh
         sharding = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-        return state._replace(params=jax.device_put(jax.device_get(self.given), sharding))
+        return fresh._replace(params=jax.device_put(jax.device_get(self.given), sharding))
 
 
 @contextlib.contextmanager
 def open_run(
-    config: Config,
+    config: RawConfig,
     workdir: str | None,
     stop: Stop,
     log: LogFile | None = None,
@@ -164,7 +164,7 @@ def _open_owned(
         raise UserError(f"config.batch_size is {config.batch_size}, but only {len(training)} layouts are for training")
     screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs, card)
     if distributed.is_primary():
-        outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": config.to_dict()})
+        outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": exp.description})
         if log is not None:
             log.open()
     multihost_utils.sync_global_devices("the folders are there")
@@ -248,8 +248,7 @@ def _is_summed_up(outputs: Outputs, config: Config, stopping: EarlyStopping, pos
 
 def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
     config = exp.config
-    optimizer = make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
-    create = functools.partial(create_state, config=exp.model, optimizer=optimizer)
+    optimizer, create = state.of_experiment(exp)
     screen.say_compiling()
     shape = config.batch_size, config.data.image_size
     compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh, config.accumulate_steps)

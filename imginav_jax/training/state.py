@@ -1,5 +1,7 @@
 """All that a training step reads and writes: parameters, the optimizer's state and the loss scale."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from imginav_jax.models import network
 from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.runs.experiment import Experiment
 
 INITIAL_SCALE = 2.0**15
 GROWTH_INTERVAL = 2000  # steps without overflow before the scale doubles
@@ -41,6 +44,13 @@ def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientT
     Betas 0.9 and 0.999, eps 1e-8 outside the root; norms and biases decay too, as in torch.optim.AdamW.
     """
     return optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+
+
+def of_experiment(experiment: Experiment) -> tuple[optax.GradientTransformation, Callable[[Array], TrainState]]:
+    """Returns the experiment's optimizer, and what makes a fresh state from a key."""
+    fields = experiment.config.optimizer
+    optimizer = make_optimizer(fields.learning_rate, fields.weight_decay)
+    return optimizer, functools.partial(create_state, config=experiment.model, optimizer=optimizer)
 
 
 def create_loss_scale() -> LossScale:

@@ -16,7 +16,7 @@ from imginav_jax.input_pipeline import pipeline
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models import network
 from imginav_jax.runs import checkpoints, weights
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import RunError, first_line
 from imginav_jax.system.log_file import LogFile
 from imginav_jax.system.ownership import Ownership
@@ -40,7 +40,7 @@ class _CutOffError(Exception):
 
 
 def train(
-    config: Config,
+    config: RawConfig,
     workdir: str | None = None,
     stop: Stop | None = None,
     log: LogFile | None = None,
@@ -79,7 +79,7 @@ def train(
 def _train_epochs(run: Run, state: TrainState) -> None:
     """Until the run is over or a signal has come; what has been done is saved either way."""
     config, position = run.config, run.position
-    run.records.write_start(config, position.last_step)
+    run.records.write_start(run.experiment.description, position.last_step)
     run.check_owned()
     run.records.write_csv(position.rows)
     if run.given is not None and not position.rows:

@@ -20,6 +20,7 @@ from imginav_jax.models import network
 from imginav_jax.runs import checkpoints, experiment
 from imginav_jax.system.errors import RunError, UserError
 from imginav_jax.training import compiled, run, train
+from imginav_jax.training.state import TrainState, make_optimizer
 
 ORIGINAL_COLUMNS = [
     "epoch",
@@ -39,9 +40,9 @@ def state_of(workdir, config):
     params = jax.eval_shape(lambda: network.init(exp.model, jax.random.key(0)))
     sharding = jnp.zeros(1).sharding
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-    optimizer = run.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
+    optimizer = make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
     abstract = jax.tree.map(
-        place, run.TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+        place, TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
     )
     return checkpoints.restore(workdir / "checkpoints", position_of(workdir)["step"], abstract)
 

@@ -17,9 +17,8 @@ from imginav_jax.datasets.manifest import TYPES
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models import inference, network
 from imginav_jax.runs.benchmark_file import AutoencoderCost
-from imginav_jax.runs.experiment import Config, Experiment, from_config
-from imginav_jax.training import steps
-from imginav_jax.training.state import create_state, make_optimizer
+from imginav_jax.runs.experiment import Experiment, RawConfig, from_config
+from imginav_jax.training import state, steps
 
 
 class PreparedAutoencoder(NamedTuple):
@@ -31,7 +30,7 @@ class PreparedAutoencoder(NamedTuple):
     works: Mapping[str, Work]
 
 
-def fresh_experiment(config: Config) -> Experiment:
+def fresh_experiment(config: RawConfig) -> Experiment:
     """The config's, but with fresh weights, whatever its `init_from`.
 
     Raises:
@@ -54,12 +53,11 @@ def synthetic_batch(batch_size: int, image_size: int, seed: int) -> Batch:
 def prepare(experiment: Experiment, batch: Batch, names: Collection[str]) -> PreparedAutoencoder:
     """Those of the programs that are named, with fresh weights from the config's seed."""
     config, fields = experiment.model, experiment.config
-    optimizer = make_optimizer(fields.optimizer.learning_rate, fields.optimizer.weight_decay)
-    create = jax.jit(functools.partial(create_state, config=config, optimizer=optimizer))
-    state = create(jax.random.key(fields.seed))
-    params = jax.tree.map(jnp.copy, state.params)  # training donates its own
+    create = jax.jit(state.of_experiment(experiment)[1])
+    fresh = create(jax.random.key(fields.seed))
+    params = jax.tree.map(jnp.copy, fresh.params)  # training donates its own
     inputs: dict[str, tuple[Any, ...]] = {
-        "train": (state, batch),
+        "train": (fresh, batch),
         "eval": (params, batch),
         "encode": (params, batch.image),
     }
@@ -80,7 +78,7 @@ def _compile(experiment: Experiment, name: str, inputs: Sequence[Any]) -> Progra
             steps.train_step,
             config=config,
             weights=experiment.weights,
-            optimizer=make_optimizer(fields.optimizer.learning_rate, fields.optimizer.weight_decay),
+            optimizer=state.of_experiment(experiment)[0],
             accumulate_steps=fields.accumulate_steps,
         )
         return compile_program(step, *inputs, donates_first=True, keep_barriers=config.remat)

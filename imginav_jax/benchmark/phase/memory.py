@@ -1,6 +1,5 @@
 """What a training step needs, by batch size, precision and remat, and which card has that much: compiled, never run."""
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +14,10 @@ from imginav_jax.cards import PRECISIONS
 from imginav_jax.devices import chips
 from imginav_jax.devices.mesh import explain_out_of_memory, memory_mib
 from imginav_jax.devices.target import compile_for, require_devices
-from imginav_jax.runs.experiment import Config, Experiment
+from imginav_jax.runs.experiment import Experiment, RawConfig
 from imginav_jax.system.errors import RunError
 from imginav_jax.system.progress import Progress, logger
-from imginav_jax.training import compiled
-from imginav_jax.training.state import create_state, make_optimizer
+from imginav_jax.training import compiled, state
 
 BATCH_SIZES = (4, 8, 16, 32, 64)
 
@@ -60,7 +58,7 @@ def card(chip: str) -> CompileTarget:
     return CompileTarget(chips.device(chip), tuple(precisions), tunings, ahead=True)
 
 
-def measure(config: Config, target: CompileTarget, batch_sizes: Sequence[int] = BATCH_SIZES) -> list[Need]:
+def measure(config: RawConfig, target: CompileTarget, batch_sizes: Sequence[int] = BATCH_SIZES) -> list[Need]:
     """Compiles a training step of each kind; takes minutes.
 
     Args:
@@ -90,8 +88,7 @@ def measure(config: Config, target: CompileTarget, batch_sizes: Sequence[int] = 
 def train_memory_mib(experiment: Experiment, device: Any) -> float | None:
     """The compiler's estimate of what a training step needs on `device`; None where it has run out of memory."""
     fields = experiment.config
-    optimizer = make_optimizer(fields.optimizer.learning_rate, fields.optimizer.weight_decay)
-    create = functools.partial(create_state, config=experiment.model, optimizer=optimizer)
+    optimizer, create = state.of_experiment(experiment)
     mesh = Mesh(np.array([device]), ("data",))
     inputs = compiled.abstract_inputs(create, (fields.batch_size, fields.data.image_size), mesh)
     try:
@@ -105,7 +102,7 @@ def train_memory_mib(experiment: Experiment, device: Any) -> float | None:
 
 
 def render(
-    config: Config, target: CompileTarget, needs: Sequence[Need], batch_sizes: Sequence[int] = BATCH_SIZES
+    config: RawConfig, target: CompileTarget, needs: Sequence[Need], batch_sizes: Sequence[int] = BATCH_SIZES
 ) -> str:
     """A Markdown table under a few lines that say what it holds; `config` and `target` as `measure` was given them."""
     limits = _card_limits(target)
@@ -119,7 +116,7 @@ def render(
     return "\n".join([heading, "", *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-def _change(config: Config, precision: str, remat: bool, batch_size: int) -> Config:
+def _change(config: RawConfig, precision: str, remat: bool, batch_size: int) -> RawConfig:
     changed = config.copy_and_resolve_references()
     changed.precision, changed.model.remat, changed.batch_size = precision, remat, batch_size
     return changed
@@ -135,7 +132,7 @@ def _largest(need: Need, batch_sizes: Sequence[int], limit_mib: float) -> str:
     return str(max(fitting)) if fitting else "none"
 
 
-def _sentences(config: Config, target: CompileTarget) -> Iterator[str]:
+def _sentences(config: RawConfig, target: CompileTarget) -> Iterator[str]:
     size, parts, device = config.data.image_size, config.accumulate_steps, target.device
     batches = f"batches of layouts of {size}x{size}" + (f", taken in {parts} parts" if parts > 1 else "")
     yield f"MiB that a training step needs on one card, by the size of the batch ({batches}), and the largest of these"

@@ -8,7 +8,7 @@ from imginav_jax.benchmark.phase import autoencoder_cost, diffusion_cost
 from imginav_jax.benchmark.timing import current_conditions
 from imginav_jax.models.diffusion_unet import Shape
 from imginav_jax.runs.benchmark_file import AutoencoderCost, Benchmark, DiffusionCost
-from imginav_jax.runs.experiment import Config, Experiment
+from imginav_jax.runs.experiment import Experiment, RawConfig
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.progress import logger
 
@@ -18,7 +18,7 @@ MATCHED_VOLUME = {"V1": ("R1", Fraction(1, 4)), "V2": ("R2", Fraction(1)), "V3":
 UNSHUFFLES = (2, 4)  # of R1's latent
 
 
-def measure(config: Config, rounds: int) -> Benchmark:
+def measure(config: RawConfig, rounds: int) -> Benchmark:
     """Times everything on the first device; takes minutes.
 
     Args:
@@ -38,7 +38,7 @@ def measure(config: Config, rounds: int) -> Benchmark:
     )
 
 
-def experiments(config: Config) -> dict[str, Experiment]:
+def experiments(config: RawConfig) -> dict[str, Experiment]:
     """R1, R2 and R3, made of any of them, with fresh weights.
 
     Raises:

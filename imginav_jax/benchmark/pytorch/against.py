@@ -25,7 +25,7 @@ from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models.losses import weigh_losses
 from imginav_jax.pytorch import tensors
 from imginav_jax.runs.benchmark_file import Spread, Timing
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import RunError, UserError
 from imginav_jax.system.progress import logger
 from imginav_jax.training.steps import EvalMetrics
@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
     ratios: Mapping[str, Spread]
 
 
-def measure(config: Config, rounds: int) -> Measurement:
+def measure(config: RawConfig, rounds: int) -> Measurement:
     """Starts PyTorch in a process of its own and takes turns with it.
 
     Raises:

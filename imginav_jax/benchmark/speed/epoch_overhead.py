@@ -20,7 +20,7 @@ from imginav_jax.benchmark.timing import Measurement, spread_values
 from imginav_jax.devices.mesh import batch_sharding
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.runs.benchmark_file import Spread
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.signals import Stop
 from imginav_jax.training import train
 from imginav_jax.training.run import Run, open_run
@@ -34,7 +34,7 @@ class EpochOverhead(NamedTuple):
     overhead: Spread  # 1 - steps_seconds / epoch_seconds, of every round's own
 
 
-def measure(config: Config, rounds: int) -> Measurement:
+def measure(config: RawConfig, rounds: int) -> Measurement:
     """Trains on the first device, an epoch of `config.data.synthetic_size` layouts a round and one to warm up.
 
     Raises:
@@ -85,7 +85,7 @@ def render(found: EpochOverhead, batch_size: int) -> str:
 
 
 @contextlib.contextmanager
-def _open(config: Config, epochs: int, folder: Path) -> Iterator[Run]:
+def _open(config: RawConfig, epochs: int, folder: Path) -> Iterator[Run]:
     """A fresh run of so many epochs that leaves nothing outside `folder`."""
     changed = config.copy_and_resolve_references()
     changed.num_devices, changed.num_epochs = 1, epochs

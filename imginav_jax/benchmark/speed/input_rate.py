@@ -27,7 +27,7 @@ from imginav_jax.benchmark.pytorch import dataloader
 from imginav_jax.benchmark.timing import Measurement
 from imginav_jax.datasets import preparation
 from imginav_jax.runs import experiment
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import RunError
 
 _LAYOUTS = 320  # drawn
@@ -53,13 +53,13 @@ class InputRate(NamedTuple):
     input_to_torch_dataloader: float | None
 
 
-def measure(config: Config, rounds: int) -> Measurement:
+def measure(config: RawConfig, rounds: int) -> Measurement:
     """As `measure_rates`, with as many layouts as it takes."""
     found = summarize(measure_rates(config, rounds, _LAYOUTS, _IMAGES))
     return Measurement(found._asdict(), render(found))
 
 
-def measure_rates(config: Config, rounds: int, layouts: int, images: int) -> Sequence[Rates]:
+def measure_rates(config: RawConfig, rounds: int, layouts: int, images: int) -> Sequence[Rates]:
     """Draws and prepares layouts in a temporary folder, and times them on one core.
 
     Args:

@@ -17,7 +17,7 @@ from imginav_jax.datasets import preparation, synthetic
 from imginav_jax.datasets.preparation import DataSpec
 from imginav_jax.runs import experiment
 from imginav_jax.runs.benchmark_file import Spread
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import RunError
 
 COUNTS = (1000, 2000)
@@ -38,13 +38,13 @@ class Growth(NamedTuple):
 Costs = dict[int, list[PreparationCost]]  # by the number of layouts, a round
 
 
-def measure(config: Config, rounds: int) -> Measurement:
+def measure(config: RawConfig, rounds: int) -> Measurement:
     """As `measure_counts`, for COUNTS."""
     found = measure_counts(config, rounds, COUNTS)
     return Measurement(dump(found), render(found))
 
 
-def measure_counts(config: Config, rounds: int, counts: Sequence[int]) -> Costs:
+def measure_counts(config: RawConfig, rounds: int, counts: Sequence[int]) -> Costs:
     """Prepares the first so many of the same synthetic layouts, in turns, each time in a fresh process.
 
     Args:

@@ -12,7 +12,7 @@ from imginav_jax.benchmark.program import Program
 from imginav_jax.benchmark.sampling import Work
 from imginav_jax.benchmark.timing import Measurement, spread_values
 from imginav_jax.runs.benchmark_file import Spread
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import RunError
 from imginav_jax.system.progress import logger
 
@@ -45,7 +45,7 @@ class Point(NamedTuple):
     growth: Spread
 
 
-def measure(config: Config, rounds: int) -> Measurement:
+def measure(config: RawConfig, rounds: int) -> Measurement:
     """Times all sizes in turns on the first device; those that its memory does not hold are left out.
 
     Raises:
@@ -61,11 +61,11 @@ def measure(config: Config, rounds: int) -> Measurement:
     return Measurement(dump(points), render(points))
 
 
-def batch_series(config: Config) -> list[Size]:
+def batch_series(config: RawConfig) -> list[Size]:
     return [Size(batch_size, config.data.image_size) for batch_size in BATCH_SIZES]
 
 
-def image_series(config: Config) -> list[Size]:
+def image_series(config: RawConfig) -> list[Size]:
     """At least one image a batch, however large."""
     pixels = Size(config.batch_size, config.data.image_size).pixels
     return [Size(max(1, pixels // image_size**2), image_size) for image_size in IMAGE_SIZES]
@@ -90,7 +90,7 @@ def render(points: Mapping[str, Sequence[Point]]) -> str:
     return "\n\n".join(table.align([header, *each], text_columns=1) for each in rows)
 
 
-def _prepare(config: Config, sizes: Sequence[Size]) -> dict[Size, Work]:
+def _prepare(config: RawConfig, sizes: Sequence[Size]) -> dict[Size, Work]:
     """The training steps that fit."""
     works, limit = {}, _memory_limit_mib()
     for size in sizes:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from imginav_jax.benchmark import table, timing
 from imginav_jax.benchmark.timing import Measurement, spread_values
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import RunError
 from imginav_jax.training.screen import FIRST_STEP
 
@@ -31,7 +31,7 @@ class Startup(NamedTuple):
     second_start_seconds: float  # the same with both at hand
 
 
-def measure(config: Config, rounds: int) -> Measurement:
+def measure(config: RawConfig, rounds: int) -> Measurement:
     """Starts the program three times a round, each round with empty caches.
 
     Args:
@@ -45,7 +45,7 @@ def measure(config: Config, rounds: int) -> Measurement:
     return Measurement(dump(found), render(found))
 
 
-def measure_once(config: Config) -> Startup:
+def measure_once(config: RawConfig) -> Startup:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
@@ -73,7 +73,7 @@ def render(rounds: Sequence[Startup]) -> str:
     return table.align([["", "seconds", "to empty caches"], *rows], text_columns=1)
 
 
-def _config_file(config: Config, folder: Path) -> str:
+def _config_file(config: RawConfig, folder: Path) -> str:
     """The config with its overrides, for a process that knows neither."""
     changed = config.copy_and_resolve_references()
     changed.data.cache_dir, changed.phase_dir = str(folder / "cache"), str(folder / "phase")

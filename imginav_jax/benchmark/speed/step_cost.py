@@ -12,7 +12,7 @@ from imginav_jax.benchmark.speed import roofline
 from imginav_jax.benchmark.speed.roofline import Fractions
 from imginav_jax.benchmark.timing import Measurement, spread_values, timing_values
 from imginav_jax.runs.benchmark_file import Spread, Timing
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.progress import logger
 
 _GIGA, _MIB = 1e9, 2**20
@@ -33,7 +33,7 @@ class StepCosts(NamedTuple):
     copy_bytes_per_second: Spread
 
 
-def measure(config: Config, rounds: int, names: Collection[str]) -> Measurement:
+def measure(config: RawConfig, rounds: int, names: Collection[str]) -> Measurement:
     """Times the steps that are named on the first device.
 
     Raises:
@@ -43,7 +43,7 @@ def measure(config: Config, rounds: int, names: Collection[str]) -> Measurement:
     return Measurement(dump(costs), render(costs))
 
 
-def measure_steps(config: Config, rounds: int, names: Collection[str]) -> StepCosts:
+def measure_steps(config: RawConfig, rounds: int, names: Collection[str]) -> StepCosts:
     experiment, size = autoencoder_cost.fresh_experiment(config), config.batch_size
     batch = autoencoder_cost.synthetic_batch(size, config.data.image_size, config.data.seed)
     logger.info("Compiling %s ...", ", ".join(names))

@@ -10,7 +10,7 @@ from imginav_jax.report.decision.rule import Decision
 from imginav_jax.report.measurement.measure import CountsByOutput
 from imginav_jax.report.measurement.subjects import RGB, Subject
 from imginav_jax.runs.benchmark_file import Benchmark
-from imginav_jax.runs.experiment import Config
+from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.runs.phase_folder import ComparedRun, PhaseRuns
 
 
@@ -48,7 +48,7 @@ class Report:
     """All that was found out."""
 
     found: PhaseRuns
-    config: Config  # of configs/report.py
+    config: RawConfig  # of configs/report.py
     results: list[Result]
     decisions: dict[str, Decision]  # by arm
     benchmarks: list[Benchmark]
@@ -77,7 +77,7 @@ def metrics_of(output: str) -> dict[str, Metric]:
 
 
 def make_results(
-    subjects: Sequence[Subject], measured: Mapping[str, CountsByOutput], scenes: Sequence[str], config: Config
+    subjects: Sequence[Subject], measured: Mapping[str, CountsByOutput], scenes: Sequence[str], config: RawConfig
 ) -> list[Result]:
     """Estimates on one set of draws for all, so that every difference is paired.
 
