@@ -145,8 +145,7 @@ class Place:
 def _abstract():
     config = get_config("R1,quick")
     config.update_from_flattened_dict(SETTINGS)
-    adamw = state.make_optimizer(config.optimizer.learning_rate, config.optimizer.weight_decay)
-    create = functools.partial(state.create, config=experiment.from_config(config).model, optimizer=adamw)
+    _, create = state.of_experiment(experiment.from_config(config))
     here = jax.numpy.zeros(()).sharding
     return jax.tree.map(lambda leaf: leaf.update(sharding=here), jax.eval_shape(create, jax.random.key(0)))
 

@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import jax
 
-from imginav_jax import encode
 from imginav_jax.datasets import preparation, synthetic
 from imginav_jax.devices import target
 from imginav_jax.input_pipeline import pipeline
@@ -30,7 +29,7 @@ LIMIT = 0.9
 CONFIG = architecture.AutoencoderConfig(latent_channels=16, base_channels=32, downsampling_steps=3)
 
 
-class Clock(encode.Progress):
+class Clock(encoding.Progress):
     """When `encode` fetched each batch: its rate without the start of the program."""
 
     ticks: ClassVar[list] = []
@@ -67,7 +66,7 @@ def measure(folder, arguments):
     places |= {"cache_dir": str(folder / "cache"), "image_size": size}
     options = {"images_per_device": arguments.images_per_device, "dtype": "float16"}
 
-    encode.Progress = Clock
+    encoding.Progress = Clock
     encoding.encode(folder / "model", folder / "warm", **places, **options)
     (directory,) = (folder / "cache").glob("*/imginav_layouts/*")
     rates = {"decoding": [], "device": [], "encode": []}
