@@ -75,6 +75,6 @@ def spread_values(key: str, spread: Spread) -> dict[str, float]:
 
 def timing_values(name: str, timing: Timing) -> dict[str, float]:
     return {
-        **spread_values(f"{name}_images_per_second", summarize.images_per_second),
-        **spread_values(f"{name}_seconds_per_batch", summarize.seconds_per_batch),
+        **spread_values(f"{name}_images_per_second", timing.images_per_second),
+        **spread_values(f"{name}_seconds_per_batch", timing.seconds_per_batch),
     }
