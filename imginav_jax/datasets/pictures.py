@@ -15,7 +15,7 @@ from imginav_jax.system.errors import OptionError, UserError
 
 
 def read_images(paths: Sequence[Path], image_size: int) -> UInt8[np.ndarray, "b size size 3"]:
-    """The pixels of 8-bit RGB PNG files.
+    """Reads 8-bit RGB PNG files of image_size x image_size pixels and returns their pixels, in the order of `paths`.
 
     Raises:
       UserError: a file is missing, damaged, or of another size or mode.
@@ -29,18 +29,30 @@ def read_images(paths: Sequence[Path], image_size: int) -> UInt8[np.ndarray, "b 
 
 
 def check_figure_path(path: Path, suffixes: Sequence[str]) -> None:
-    """OptionError unless the name ends as one of `suffixes`."""
+    """Checks that a figure's name ends as one of `suffixes`, which are in lower case, as ".png".
+
+    Raises:
+      OptionError: it ends otherwise.
+    """
     if path.suffix.lower() not in suffixes:
         raise OptionError(f"--out is {path}, expected a name that ends in {' or '.join(suffixes)}")
 
 
 def write_figure(path: Path, figure: Image.Image) -> None:
-    """A PNG, replaced in one step and its folder made; UserError where it cannot be written."""
+    """Writes a PNG in one step, over a file that is there, and makes its folder.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     _save(path, figure, format="PNG")
 
 
 def write_animation(path: Path, frames: Sequence[UInt8[np.ndarray, "h w 3"]], milliseconds: int) -> None:
-    """A GIF that repeats for ever, each frame shown so long; otherwise as `write_figure`."""
+    """Writes a GIF that repeats for ever and shows each frame for `milliseconds`; otherwise as `write_figure`.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     first, *rest = (Image.fromarray(frame) for frame in frames)
     _save(path, first, format="GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
 
@@ -62,16 +74,17 @@ ERROR_GAIN = 4  # an error of 64 of 255 is white
 
 
 def spread_indices(length: int, count: int) -> list[int]:
-    """At most `count` indices, evenly spread over `range(length)`."""
+    """Returns at most `count` indices, in order and evenly spread over `range(length)`."""
     return sorted({round(position) for position in np.linspace(0, length - 1, min(count, length))})
 
 
 def color_classes(classes: UInt8[np.ndarray, "b h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Returns pictures in which each pixel has the palette's colour of its class."""
     return palette.COLORS[classes]
 
 
 def true_classes_in_color(images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """The ground truth of the segmentation; black where a pixel is off the palette and so has no class."""
+    """Returns the true segmentation as pictures: black where a pixel is off the palette and so has no class."""
     colors = np.array(_OFF_PALETTE_COLOR, np.uint8)
     return np.where(palette.on_palette(images)[..., None], images, colors)
 
@@ -79,7 +92,7 @@ def true_classes_in_color(images: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndar
 def show_error(
     images: UInt8[np.ndarray, "b h w 3"], made: UInt8[np.ndarray, "b h w 3"]
 ) -> UInt8[np.ndarray, "b h w 3"]:
-    """The mean absolute error over the three channels, times ERROR_GAIN: black where there is none."""
+    """Returns pictures of the mean absolute error over the three channels, times ERROR_GAIN: black where it is 0."""
     error = np.abs(images.astype(np.float64) - made).mean(-1, keepdims=True) * ERROR_GAIN
     return np.repeat(error.clip(0, 255).astype(np.uint8), 3, -1)
 
@@ -90,14 +103,20 @@ def side_by_side(
     captions: tuple[str, str],
     title: Sequence[str] = (),
 ) -> Image.Image:
-    """One row an image at full resolution: the left version and the right one, under captions and lines of title."""
+    """Draws two versions of the same images as `picture_grid` does and returns the picture."""
     return picture_grid((left, right), captions, title)
 
 
 def picture_grid(
     columns: Sequence[UInt8[np.ndarray, "b h w 3"]], captions: Sequence[str], title: Sequence[str] = ()
 ) -> Image.Image:
-    """One row an image at full resolution, a column a version of it, under captions and lines of title."""
+    """Draws a row for each image and a column for each version of it, at full resolution, and returns the picture.
+
+    Args:
+      columns: the versions, all of the same shape.
+      captions: one above each column.
+      title: lines above the captions.
+    """
     count, height, width, _ = columns[0].shape
     top = _LINE_HEIGHT * (len(title) + 1)
     grid = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, top + count * (height + _GAP) - _GAP), "white")
@@ -113,6 +132,11 @@ def picture_grid(
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
+    """Writes a PNG in one step into a folder that is there.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     content = io.BytesIO()
     picture.save(content, format="PNG")
     files.write_atomically(path, content.getvalue())
