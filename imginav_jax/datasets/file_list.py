@@ -9,7 +9,7 @@ FILE_NAME = "files.json"
 
 
 def write(folder: Path) -> None:
-    """Lists all files in the folder and below it, with their sizes in bytes.
+    """Writes the list of all files in the folder and below it, with their sizes in bytes.
 
     Raises:
       OSError: the folder cannot be read or written.

@@ -26,12 +26,14 @@ _ANCILLARY = 0x20  # bit of a chunk's first letter: a decoder may pass over it
 
 
 class Pixels(NamedTuple):
+    """What the pixels of a layout are, for the split and the facts of a data set."""
+
     digest: str  # SHA-256 of the decoded pixels: equal for exact duplicates, whatever their compression
     off_palette: int  # pixels whose colour is none of the palette's
 
 
 def read_layout(path: Path, image_size: int) -> bytes:
-    """The bytes of an 8-bit RGB PNG of image_size x image_size, without decoding them.
+    """Returns the bytes of an 8-bit RGB PNG of image_size x image_size pixels, without decoding them.
 
     A file that is large by its texts and profiles comes back without them.
 
@@ -72,7 +74,7 @@ def _check_header(path: Path, header: bytes, image_size: int) -> None:
 
 
 def _read_pixel_chunks(file: BinaryIO, limit: int) -> bytes | None:
-    """A PNG without the chunks that decide no pixel; None where more than `limit` bytes are left.
+    """Returns a PNG without the chunks that decide no pixel; None where more than `limit` bytes are left.
 
     Raises:
       ValueError: a chunk's checksum is wrong, or there is a second header, by which a decoder might go.
@@ -106,7 +108,11 @@ def decode_layout(content: bytes) -> UInt8[np.ndarray, "size size 3"]:
 
 
 def _open(content: bytes) -> Image.Image:
-    """Raises ValueError where there is more to decode than the header says that was checked."""
+    """Opens an image of the size that its first header says, which was checked.
+
+    Raises:
+      ValueError: there is more to decode.
+    """
     chunks = _read_pixel_chunks(io.BytesIO(content), len(content))
     image = Image.open(io.BytesIO(chunks or content), formats=["PNG"])
     size = struct.unpack(">II", content[16:24])

@@ -17,7 +17,7 @@ _LEVEL = 9  # smaller is also faster to decode
 
 
 def encode(pixels: UInt8[np.ndarray, "size size 3"]) -> bytes:
-    """The record of an image of any size."""
+    """Packs an image of any size and returns its record."""
     chunks = np.ascontiguousarray(pixels).reshape(-1).view(_chunk_type(len(pixels))).tolist()
     numbers = {chunk: number for number, chunk in enumerate(dict.fromkeys(chunks))}
     places = np.array([numbers[chunk] for chunk in chunks], _number_type(len(numbers)))
@@ -25,14 +25,18 @@ def encode(pixels: UInt8[np.ndarray, "size size 3"]) -> bytes:
 
 
 def side(content: bytes) -> int:
-    """Pixels; ValueError where this is no record."""
+    """Returns the height and width, in pixels, of the image that a record holds.
+
+    Raises:
+      ValueError: this is no record.
+    """
     if len(content) < _HEADER.size:
         raise ValueError("a layout's record is damaged: it is cut off")
     return _HEADER.unpack_from(content)[0]
 
 
 def decode(content: bytes, out: UInt8[np.ndarray, "size size 3"] | None = None) -> UInt8[np.ndarray, "size size 3"]:
-    """The pixels of a record, in `out` where it is given.
+    """Unpacks a record and returns its pixels, in `out` where it is given.
 
     Raises:
       ValueError: this is no whole record, or `out` is of another size or not contiguous.
@@ -56,9 +60,10 @@ def decode(content: bytes, out: UInt8[np.ndarray, "size size 3"] | None = None) 
 
 
 def _chunk_type(size: int) -> np.dtype:
-    """As many bytes of an image as are moved together: 32 where the side is a multiple of 8."""
+    """Returns the type of a chunk, the bytes that are moved together: 32 where `size` is a multiple of 8."""
     return np.dtype(f"V{math.gcd(3 * size**2, _CHUNK)}")
 
 
 def _number_type(count: int) -> np.dtype:
+    """Returns the smallest type that numbers so many chunks."""
     return np.min_scalar_type(count).newbyteorder("<")

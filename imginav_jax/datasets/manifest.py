@@ -31,6 +31,8 @@ class ManifestRow:
 
 @dataclasses.dataclass
 class Manifest:
+    """The rows of a manifest that are to be used, and what is wrong with the others."""
+
     path: Path
     rows: list[ManifestRow] = dataclasses.field(default_factory=list)
     skipped_empty: int = 0  # is_empty is true
@@ -38,7 +40,11 @@ class Manifest:
     problems: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # line and what is wrong with it
 
     def raise_problems(self) -> None:
-        """UserError with the first 20 bad rows and their count, if there are any."""
+        """Reports the bad rows, if there are any.
+
+        Raises:
+          UserError: there are; it names the first 20 and their count.
+        """
         if not self.problems:
             return
         rows = [
@@ -52,7 +58,7 @@ class Manifest:
 
 
 def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
-    """The rows whose layout is to be used; bad rows are collected in `problems`, for `raise_problems`.
+    """Reads a manifest and returns its usable rows; bad rows are in its `problems`, for `raise_problems`.
 
     Args:
       path: a CSV file with the columns scene_id, type, room_id, layout_path, is_empty; others are ignored.
@@ -90,7 +96,7 @@ def _existing_folder(root: str | Path) -> Path:
 
 
 def _add_record(manifest: Manifest, found: Sequence[str | None], line: int, root: Path | None) -> None:
-    """One row of the file, its values by `COLUMNS`: a row to use, one to count as skipped, or problems."""
+    """Adds a row of the file, its values by `COLUMNS`: as one to use, to the count of skipped ones, or as problems."""
     absent = [column for column, value in zip(COLUMNS, found, strict=True) if value is None]
     if absent:
         manifest.problems.append((line, f"no value for {', '.join(absent)}"))
@@ -118,7 +124,7 @@ def _add_record(manifest: Manifest, found: Sequence[str | None], line: int, root
 
 
 def _is_a_name(value: str) -> bool:
-    """And no text of several lines, into which a quote that stands at a wrong place has made it."""
+    """Tells a name from text of several lines, which a quote at a wrong place makes of the rows that follow."""
     return len(value) <= _LONGEST and len(value.strip().splitlines()) <= 1
 
 

@@ -28,17 +28,17 @@ NUM_CLASSES = len(CLASS_NAMES)
 
 
 def pack(pixels: UInt8[Any, "*shape 3"]) -> Int32[Any, "*shape"]:
-    """One integer a colour, 0xRRGGBB, so that a whole pixel is compared at once."""
+    """Returns one integer for each pixel, 0xRRGGBB, so that its three channels are compared at once."""
     channels = pixels.astype(np.int32)
     return (channels[..., 0] << 16) | (channels[..., 1] << 8) | channels[..., 2]
 
 
 def one_hot(pixels: UInt8[Any, "*shape 3"]) -> Bool[Any, "*shape classes"]:
-    """True at the class whose colour the pixel has exactly; all False for a pixel off the palette."""
+    """Returns True at the class whose colour the pixel has exactly; all False for a pixel off the palette."""
     codes = pack(COLORS).reshape((1,) * (pixels.ndim - 1) + (-1,))
     return pack(pixels)[..., None] == codes
 
 
 def on_palette(pixels: UInt8[np.ndarray, "*shape 3"]) -> Bool[np.ndarray, "*shape"]:
-    """True where the pixel has exactly one of the ten colours (on the host)."""
+    """Returns True where the pixel has exactly one of the ten colours (on the host)."""
     return np.isin(pack(pixels), pack(COLORS))

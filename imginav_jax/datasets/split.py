@@ -11,7 +11,7 @@ from imginav_jax.system.errors import UserError
 def validation_mask(
     scenes: Sequence[str], digests: Sequence[str], fraction: float, seed: int
 ) -> Bool[np.ndarray, " layouts"]:
-    """True for the layouts of the validation split.
+    """Splits the layouts and returns True for those of the validation split.
 
     Layouts that share a scene or a pixel digest, directly or through others, form a group that is never divided.
     Groups are shuffled and taken while they fit, so validation holds at most `fraction` of the layouts (at least
@@ -43,7 +43,7 @@ def validation_mask(
 
 
 def _group(scenes: Sequence[str], digests: Sequence[str]) -> np.ndarray:
-    """The first layout of each layout's group: union-find over scenes and digests."""
+    """Returns for each layout the position of the first one in its group, by union-find over scenes and digests."""
     parent = list(range(len(scenes)))
 
     def root(node: int) -> int:

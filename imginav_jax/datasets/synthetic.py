@@ -225,7 +225,7 @@ def _build_walls(rng: Generator, rooms: list[Rect], thickness: float) -> Points:
 
 # --- Rendering --------------------------------------------------------------------------------------------------------
 def _dilate(mask: Bool[np.ndarray, "height width"], stamp: int) -> None:
-    """Grow every True pixel in place to a square of `stamp` pixels, towards larger indices."""
+    """Grows every True pixel in place to a square of `stamp` pixels, towards larger indices."""
     grown = 1
     while grown < stamp:
         step = min(grown, stamp - grown)
@@ -269,13 +269,13 @@ def _render(rng: Generator, pieces: list[Piece], scale: float, stamp: float, siz
 
 
 def _begin(seed: int, index: int) -> tuple[Generator, int]:
-    """A scene's generator and, its first draw, the number of room layouts."""
+    """Returns a scene's generator and the number of its room layouts, which is the first draw."""
     rng = np.random.default_rng((seed, index))
     return rng, int(rng.integers(2, 5))
 
 
 def generate_scene(seed: int, index: int, size: int) -> list[SyntheticLayout]:
-    """One 'scene' layout, then 2-4 'room' layouts of the same plan, each in its own frame at a larger scale.
+    """Draws a scene: a 'scene' layout, then 2-4 'room' layouts of the same plan, each in its own frame, enlarged.
 
     The result depends on the arguments alone, the plan and the number of rooms on `seed` and `index` alone.
     Raises ValueError for a negative `seed` or `index`.
@@ -300,7 +300,7 @@ def generate_scene(seed: int, index: int, size: int) -> list[SyntheticLayout]:
 
 # --- Files ------------------------------------------------------------------------------------------------------------
 def _write_scene(directory: Path, size: int, seed: int, index: int, limit: int) -> list[tuple[str, ...]]:
-    """Write the first `limit` layouts of a scene; their rows of the manifest."""
+    """Writes the first `limit` layouts of a scene and returns their rows of the manifest."""
     rows = []
     for layout in generate_scene(seed, index, size)[:limit]:
         path = f"layouts/{layout.scene_id}_{layout.type}_{layout.room_id}.png"
@@ -312,7 +312,7 @@ def _write_scene(directory: Path, size: int, seed: int, index: int, limit: int) 
 def write_manifest(
     directory: Path, count: int, size: int, seed: int, on_written: Callable[[int], None] = lambda _: None
 ) -> Path:
-    """Write the first `count` >= 0 layouts as `directory`/layouts/*.png, then the manifest layouts.csv; its path.
+    """Writes the first `count` >= 0 layouts to `directory`/layouts and a manifest beside them, whose path it returns.
 
     Uses every available core, by processes that import the caller's main module anew; the bytes are the same
     whatever their number.  `on_written` gets the number of layouts newly finished, `count` in sum.

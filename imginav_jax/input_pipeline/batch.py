@@ -14,5 +14,5 @@ class Batch(NamedTuple):
 
     @property
     def mask(self) -> Bool[Any, " b"]:
-        """Which rows count."""
+        """Returns False for the rows that only pad."""
         return self.index >= 0

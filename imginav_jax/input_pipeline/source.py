@@ -18,6 +18,8 @@ _BYTES_A_LAYOUT = 500  # what Python adds to one in memory
 
 
 class Packed(NamedTuple):
+    """What a batch needs of a layout, before it is decoded."""
+
     image: bytes  # as `layout_record` packs it
     type: int
     row: int  # position in the split
@@ -27,7 +29,11 @@ class LayoutSource(Sequence[dict[str, Any]]):
     """Random access to one split of a prepared data set."""
 
     def __init__(self, directory: Path, split: str):
-        """UserError where a file of the split cannot be opened."""
+        """Opens all files of the split.
+
+        Raises:
+          UserError: one cannot be opened.
+        """
         try:
             builder: Any = tfds.builder_from_directory(directory)
             self._records = builder.as_data_source(split)
@@ -40,7 +46,7 @@ class LayoutSource(Sequence[dict[str, Any]]):
         self._read: dict[int, Packed] | None = {} if _fits_in_memory(directory, len(self._records)) else None
 
     def restrict(self, rows: Sequence[int]) -> "LayoutSource":
-        """These rows of it; a batch's `index` goes on to be the position in the split."""
+        """Returns a source of these rows alone; a batch's `index` goes on to be the position in the split."""
         found = copy.copy(self)
         found._rows = rows
         return found
@@ -52,7 +58,7 @@ class LayoutSource(Sequence[dict[str, Any]]):
         return self._records[self._rows[int(index)]]
 
     def packed(self, index: int) -> "Packed":
-        """What a batch needs of a layout; once read it is kept in memory, unless the data set is too large."""
+        """Returns a layout as it is stored; once read it is kept in memory, unless the data set is too large."""
         row = self._rows[index]
         found = None if self._read is None else self._read.get(row)
         if found is None:
@@ -67,14 +73,15 @@ class LayoutSource(Sequence[dict[str, Any]]):
         return np.stack([layout_record.decode(self[index]["image"]) for index in indices])
 
     def layout_id(self, index: int) -> str:
+        """Returns the name of the layout at this position in the split."""
         return self._records[index]["layout_id"].decode()
 
     def scene_ids(self) -> list[str]:
-        """Of every row; reads them all."""
+        """Reads every row and returns the scene id of each, in order."""
         return [self._records[row]["scene_id"].decode() for row in self._rows]
 
 
 def _fits_in_memory(directory: Path, count: int) -> bool:
-    """Whether a data set of `count` layouts, or a split of it, may be kept in this process."""
+    """Returns whether a data set of `count` layouts, or a split of it, may be kept in this process."""
     size = sum(path.stat().st_size for path in directory.iterdir()) + _BYTES_A_LAYOUT * count
     return size <= _MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

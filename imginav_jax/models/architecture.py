@@ -87,30 +87,36 @@ class AutoencoderConfig:
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
-        """Channels of each encoder stage, outermost first."""
+        """Returns the channels of each encoder stage, outermost first."""
         return tuple(self.base_channels * 2**step for step in range(self.downsampling_steps))
 
     def head(self, kind: str) -> HeadConfig | None:
+        """Returns the head of this kind; None where there is none."""
         return next((head for head in self.heads if head.kind == kind), None)
 
     @property
     def compression(self) -> int:
-        """Pixels of the image for one cell of the latent, along one axis."""
+        """Returns the pixels of the image for one cell of the latent, along one axis."""
         return 2**self.downsampling_steps
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """(height, width, channels) of the latent of a square image."""
+        """Returns (height, width, channels) of the latent of a square image of `image_size` pixels a side."""
         side = image_size // self.compression
         return side, side, self.latent_channels
 
     def architecture(self) -> dict[str, Any]:
-        """What decides the parameters and what they compute, as JSON; not how it is computed."""
+        """Returns what decides the parameters and what they compute, as JSON; not how it is computed."""
         fields = dataclasses.asdict(self)
         del fields["compute_dtype"], fields["remat"]
         return {**fields, "heads": list(fields["heads"])}
 
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> "AutoencoderConfig":
-        """The inverse of `architecture`; TypeError or KeyError where it is not one."""
+        """Returns the config of which `architecture` made this JSON.
+
+        Raises:
+          TypeError: it has a field that there is not, or lacks one.
+          KeyError: it has no heads.
+        """
         heads = tuple(HeadConfig(**head) for head in architecture["heads"])
         return cls(**{**architecture, "heads": heads})

@@ -79,13 +79,14 @@ class Encoder(nnx.Module):
         self.middle = Attention(_WIDE, dtype=dtype, rngs=rngs)
 
     def embed(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
+        """Returns the times, in [0, 1], as the blocks take them."""
         angles = time[:, None] * jnp.exp(jnp.linspace(0, np.log(1000), _WIDTH // 2))[None, :]
         return jax.nn.silu(self.time(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)))
 
     def __call__(
         self, x: Float[Array, "b h w c"], embedded: Float[Array, "b e"], hint: Float[Array, "b h w width"] | None = None
     ) -> Features:
-        """`hint` is added to what the first convolution makes of `x`."""
+        """Returns the features of `x`; `hint` is added to what the first convolution makes of it."""
         x = self.inward(x) + self.place[...].astype(self.dtype)
         x = x if hint is None else x + hint
         skips = []
@@ -158,7 +159,7 @@ def _unet_graph(latent_shape: Shape, dtype: str) -> nnx.GraphDef[UNet]:
 def _controlnet_structure(
     latent_shape: Shape, condition_channels: int, dtype: str
 ) -> tuple[nnx.GraphDef[ControlNet], nnx.State]:
-    """What the modules are, and the shapes of their parameters."""
+    """Returns what the modules are, and the shapes of their parameters."""
 
     def create() -> ControlNet:
         return ControlNet(latent_shape, condition_channels, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
@@ -167,12 +168,12 @@ def _controlnet_structure(
 
 
 def init_unet(latent_shape: Sequence[int], key: Array) -> Params:
-    """Fresh float32 parameters, for latents of this height, width and channels."""
+    """Draws float32 parameters for latents of this height, width and channels, and returns them."""
     return nnx.to_pure_dict(nnx.state(UNet(latent_shape, rngs=nnx.Rngs(params=key)), nnx.Param))
 
 
 def init_controlnet(unet: Params, latent_shape: Shape, condition_channels: int) -> Params:
-    """A copy of the U-Net's inward half, and zeros: at first a ControlNet adds nothing."""
+    """Returns a ControlNet's first parameters: the U-Net's inward half, and zeros, so that it adds nothing."""
     abstract = nnx.to_pure_dict(_controlnet_structure(latent_shape, condition_channels, "float32")[1])
     copied = jax.tree.map(jnp.copy, unet["encoder"])
     zeros = {name: part for name, part in abstract.items() if name != "encoder"}
@@ -182,7 +183,7 @@ def init_controlnet(unet: Params, latent_shape: Shape, condition_channels: int) 
 def velocity(
     unet: Params, latents: Float[Array, "b h w c"], times: Float[Array, " b"], *, dtype: str = "float32"
 ) -> Float[Array, "b h w c"]:
-    """The U-Net's velocity at `times` in [0, 1], float32; convolutions and attention run in `dtype`."""
+    """Returns the U-Net's velocity at `times` in [0, 1], float32; convolutions and attention run in `dtype`."""
     _, height, width, channels = latents.shape
     return nnx.merge(_unet_graph((height, width, channels), dtype), nnx.State(unet))(latents, times)
 
@@ -196,7 +197,7 @@ def controlled_velocity(
     *,
     dtype: str = "float32",
 ) -> Float[Array, "b h w c"]:
-    """`velocity` with the ControlNet's features added to the U-Net's skip connections and middle."""
+    """Returns `velocity` with the ControlNet's features added to the U-Net's skip connections and middle."""
     _, height, width, channels = latents.shape
     shape = height, width, channels
     steer = nnx.merge(_controlnet_structure(shape, condition.shape[-1], dtype)[0], nnx.State(controlnet))
@@ -204,7 +205,7 @@ def controlled_velocity(
 
 
 def flow_matching_loss(predict: Velocity, latents: Float[Array, "b h w c"], key: Array) -> Float[Array, ""]:
-    """The mean squared error of the velocity, noise minus latents, at a random time of each straight path.
+    """Returns the mean squared error of the velocity, noise minus latents, at a random time of each straight path.
 
     Times follow the logit-normal distribution of Esser et al. 2024 (arXiv:2403.03206): mostly in the middle, where it
     is hard.

@@ -18,24 +18,26 @@ class Reconstruction(NamedTuple):
 
 
 def scale_images(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """uint8 to float32 in [-1, 1]."""
+    """Returns pixels in [-1, 1], float32."""
     return images.astype(jnp.float32) / 127.5 - 1
 
 
 def unscale_images(images: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
-    """[-1, 1] to uint8, to the nearest value."""
+    """Returns pixels in [0, 255], to the nearest value; what lies outside [-1, 1] is cut off."""
     return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def encode(
     params: network.Params, images: UInt8[Array, "b h w 3"], *, config: architecture.AutoencoderConfig
 ) -> Float[Array, "b h/f w/f latent"]:
+    """Returns the images' latents, float32; f is `config.compression`."""
     return network.encode(config, params, scale_images(images))
 
 
 def decode(
     params: network.Params, latents: Float[Array, "b h w latent"], *, config: architecture.AutoencoderConfig
 ) -> Reconstruction:
+    """Returns what the decoder's heads make of latents, `config.compression` times as high and wide."""
     rgb, segmentation, room_scene = network.decode(config, params, latents)
     return Reconstruction(
         None if rgb is None else unscale_images(rgb),
@@ -47,5 +49,5 @@ def decode(
 def reconstruct(
     params: network.Params, images: UInt8[Array, "b h w 3"], *, config: architecture.AutoencoderConfig
 ) -> Reconstruction:
-    """`decode` of `encode`."""
+    """Returns what the decoder's heads make of the images' latents."""
     return decode(params, encode(params, images, config=config), config=config)

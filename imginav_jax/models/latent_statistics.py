@@ -59,7 +59,7 @@ class Summary(NamedTuple):
 
 
 def summarize(latents: Float[Array, "b h w c"]) -> Summary:
-    """A summary an image, computed where the latents are; call it under `jax.enable_x64(True)`."""
+    """Returns a summary for each image, computed where the latents are; call it under `jax.enable_x64(True)`."""
     x = latents.astype(jnp.float64)
     b, h, w, c = x.shape
     mean = x.mean((1, 2))
@@ -94,7 +94,7 @@ def _pair(first: Float[Array, "b h w c"], second: Float[Array, "b h w c"]) -> Pa
 
 
 def merge(parts: Summary) -> Summary:
-    """One summary of all; every array of `parts` has a leading axis over them (on the host)."""
+    """Merges summaries into one of all; every array of `parts` has a leading axis over them (on the host)."""
     n = parts.count[:, None]
     mean = _weighted_mean(parts.count, parts.mean)
     d = parts.mean - mean
@@ -122,32 +122,33 @@ def _merge_pairs(parts: Pairs) -> Pairs:
 
 
 def _weighted_mean(count: Float[np.ndarray, " k"], values: np.ndarray) -> np.ndarray:
-    """Over the leading axis."""
+    """Returns the mean of `values` over the leading axis, weighted by `count`."""
     weights = count / max(count.sum(), 1)
     return np.tensordot(weights, values, 1)
 
 
 def stack(parts: Sequence[Summary]) -> Summary:
-    """For `merge`."""
+    """Gives summaries a leading axis over them and returns them as one, for `merge`."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
 
 def concatenate(parts: Sequence[Summary]) -> Summary:
-    """Summaries that have a leading axis already."""
+    """Joins summaries along the leading axis that they have and returns them as one, for `merge`."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def select(parts: Summary, mask: Bool[np.ndarray, " k"]) -> Summary:
-    """Those that `mask` keeps."""
+    """Returns the summaries that `mask` keeps, of such with a leading axis."""
     return jax.tree.map(lambda leaf: leaf[mask], parts)
 
 
 def dump_summary(summary: Summary) -> list[Any]:
-    """JSON that `load_summary` turns into the very same numbers."""
+    """Returns JSON that `load_summary` turns into the very same numbers."""
     return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(summary)]
 
 
 def load_summary(leaves: Sequence[Any]) -> Summary:
+    """Returns the summary of which `dump_summary` made this JSON."""
     pairs = Pairs(0, 0, 0)
     structure = jax.tree.structure(
         Summary(0, 0, 0, 0, 0, 0, 0, vertical=pairs, horizontal=pairs, energy=0, high_energy=0)
@@ -179,20 +180,22 @@ class LatentStatistics:
 
     @property
     def scale(self) -> Float[np.ndarray, " c"]:
-        """What normalisation divides by."""
+        """Returns what normalisation divides by: the standard deviation, 1 for a channel that never changes."""
         return np.where(self.std > 0, self.std, 1.0)
 
     @property
     def dead_channels(self) -> list[str]:
+        """Returns the names of the channels below DEAD_SHARE of the median standard deviation."""
         return [_name(index) for index in np.flatnonzero(self.std < DEAD_SHARE * np.median(self.std))]
 
     @property
     def equal_channels(self) -> list[tuple[str, str]]:
+        """Returns the pairs of channels that are equal up to a factor, by EQUAL_CORRELATION."""
         first, second = np.nonzero(np.triu(np.abs(self.correlation) >= EQUAL_CORRELATION, 1))
         return [(_name(i), _name(j)) for i, j in zip(first, second, strict=True)]
 
     def dump(self) -> dict[str, Any]:
-        """JSON, with the definitions."""
+        """Returns the statistics as JSON, with the definitions."""
         stored = {field.name: _to_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return {
             **stored,
@@ -205,7 +208,11 @@ class LatentStatistics:
 
     @classmethod
     def load(cls, stored: Mapping[str, Any]) -> "LatentStatistics":
-        """The inverse of `dump`; KeyError, TypeError or ValueError where it is not one."""
+        """Returns the statistics of which `dump` made this JSON.
+
+        Raises:
+          KeyError, TypeError, ValueError: it did not.
+        """
         plain = ("cells", "scale_factor", "origin")
         values = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
         arrays = {name: np.array(value, np.float64) for name, value in values.items() if name not in plain}
@@ -213,7 +220,7 @@ class LatentStatistics:
 
 
 def compute(summary: Summary, origin: Mapping[str, Any]) -> LatentStatistics:
-    """The statistics of what was summarised."""
+    """Returns the statistics of what was summarised; `origin` says of which weights and data, as JSON."""
     count, second = summary.count, np.diagonal(summary.comoment)
     overall = (second + count * np.square(summary.mean - summary.mean.mean())).sum() / (count * len(second))
     root = np.sqrt(second)
@@ -239,17 +246,17 @@ def _correlation(pairs: Pairs) -> Float[np.ndarray, " c"]:
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """NaN where the denominator is 0."""
+    """Returns the quotient; NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
 
 
 def _name(index: Any) -> str:
-    """Counted from 0, as arrays are."""
+    """Returns a channel's name; they are counted from 0, as arrays are."""
     return f"channel {index}"
 
 
 def _to_json(value: Any) -> Any:
-    """Lists for arrays, null for NaN, which JSON lacks."""
+    """Returns lists for arrays and None for NaN, which JSON lacks."""
     if isinstance(value, np.ndarray):
         return [_to_json(each) for each in value.tolist()]
     if isinstance(value, list):

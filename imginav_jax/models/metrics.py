@@ -10,14 +10,14 @@ PEAK_TO_PEAK = 2.0  # of pixels in [-1, 1]
 
 
 def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio in dB of pixels in [-1, 1]: 10 log10(4 / MSE); infinite for MSE 0."""
+    """Returns the peak signal-to-noise ratio of pixels in [-1, 1], 10 log10(4 / MSE) dB; infinite for MSE 0."""
     return math.inf if mse == 0 else 10 * math.log10(PEAK_TO_PEAK**2 / mse)
 
 
 def confusion_matrix(
     logits: Float[Array, "b h w classes"], labels: Bool[Array, "b h w classes"], mask: Bool[Array, " b"]
 ) -> Int32[Array, "classes classes"]:
-    """Pixels counted by [true class, predicted class]; ignored pixels and masked images count nowhere.
+    """Returns the number of pixels by [true class, predicted class], without ignored pixels and masked images.
 
     Counted a row of pixels at a time, then summed: a GPU would wait for millions of additions to one number.
     """
@@ -29,19 +29,19 @@ def confusion_matrix(
 
 
 def iou_per_class(confusion: Int[np.ndarray, "classes classes"]) -> Float[np.ndarray, " classes"]:
-    """Intersection over union (Jaccard index) a class; NaN for a class neither present nor predicted."""
+    """Returns each class's intersection over union (Jaccard index); NaN where it is neither present nor predicted."""
     intersection = np.diag(confusion).astype(np.float64)
     union = confusion.sum(0) + confusion.sum(1) - intersection
     return np.divide(intersection, union, out=np.full_like(intersection, np.nan), where=union > 0)
 
 
 def mean_iou(confusion: Int[np.ndarray, "classes classes"]) -> float:
-    """Mean of `iou_per_class` over the classes that are present or predicted; NaN when there are none."""
+    """Returns the mean of `iou_per_class` over the classes present or predicted; NaN when there are none."""
     iou = iou_per_class(confusion)
     return float(iou[~np.isnan(iou)].mean()) if not np.isnan(iou).all() else math.nan
 
 
 def pixel_accuracy(confusion: Int[np.ndarray, "classes classes"]) -> float:
-    """Share of the labelled pixels that are predicted right; NaN when there are none."""
+    """Returns the share of the labelled pixels that are predicted right; NaN when there are none."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else math.nan

@@ -28,7 +28,7 @@ def bias_norm_act(
     groups: int,
     activation: Activation,
 ) -> Float[Array, "b h w c"]:
-    """activation(GroupNorm(x + conv_bias) * scale + bias); statistics in float32, the result in x's dtype.
+    """Returns activation(GroupNorm(x + conv_bias) * scale + bias), in x's dtype; statistics are in float32.
 
     PyTorch's GroupNorm: mean and biased variance over an image's pixels and a group's c / groups channels.
     """
@@ -66,7 +66,7 @@ def _coefficients(
     *,
     groups: int,
 ) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
-    """Factor and offset that normalise each image's channels, from their mean and mean square without the bias."""
+    """Returns factor and offset that normalise each image's channels; `mean`, `square` are without the bias."""
     conv_bias, scale, bias = (each.reshape(1, -1) for each in (conv_bias, scale, bias))
     square = square + conv_bias * (2 * mean + conv_bias)
     mean = mean + conv_bias

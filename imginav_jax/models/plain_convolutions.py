@@ -11,11 +11,12 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "k k cin cout"]) -> Float[Array, "b h w cout"]:
-    """Stride 1, with an odd kernel."""
+    """Convolves with stride 1 and an odd kernel, and keeps the size."""
     return conv_with_strides(x, kernel, 1)
 
 
 def downsample(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b h/2 w/2 cout"]:
+    """Convolves with stride 2: halves height and width."""
     return lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=DIMENSIONS)
 
 
@@ -53,5 +54,6 @@ def flip(kernel: Float[Array, "k k cin cout"]) -> Float[Array, "k k cout cin"]:
 
 
 def conv_with_strides(x: Array, kernel: Array, columns: int) -> Array:
+    """Convolves with stride 1 along the rows and `columns` along the columns; the kernel has odd rows."""
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(x, kernel, (1, columns), [(pad, pad), (pad, pad)], dimension_numbers=DIMENSIONS)

@@ -23,6 +23,7 @@ _TALL_ROWS = 32  # of an image from which on a tall image of all of them is fast
 def upsample_by_phase(
     x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]
 ) -> Float[Array, "b 2*h 2*w cout"]:
+    """Doubles height and width by a transposed convolution, as one undilated convolution into four phases."""
     b, h, w, cin = x.shape
     cout = kernel.shape[-1]
     # Axes: (tap, phase) along y and along x.  Cropping one row and column below swaps the phases, hence the flips.
@@ -35,6 +36,7 @@ def upsample_by_phase(
 
 
 def conv_by_columns(x: Float[Array, "b h w cin"], kernel: Float[Array, "k k cin cout"]) -> Float[Array, "b h w cout"]:
+    """Convolves with stride 1 and an odd kernel, several columns of the result at once."""
     b, h, w, cin = x.shape
     size, cout = kernel.shape[0], kernel.shape[-1]
     columns = _columns(cin, cout)
@@ -49,14 +51,14 @@ def conv_by_columns(x: Float[Array, "b h w cin"], kernel: Float[Array, "k k cin 
 def kernel_gradient(
     x: Float[Array, "b h w cin"], y: Float[Array, "b h2 w2 cout"], size: int, stride: int = 1
 ) -> Float[Array, "k k cin cout"]:
-    """Of `conv`, or with stride 2 of `downsample`, with the input x, for the output gradient y; `size` is k."""
+    """Returns the kernel's gradient of `conv`, or with stride 2 of `downsample`; y is the output's, `size` is k."""
     if stride == 1 and x.shape[-1] > y.shape[-1]:  # the wider of the two fills the registers
         return _correlate(_pad(y, size // 2), x)[::-1, ::-1].swapaxes(2, 3)
     return _correlate(_pad(x, (size - stride + 1) // 2), y, stride)
 
 
 def _columns(cin: int, cout: int) -> int:
-    """How many columns to compute at once; measured with images of 128x128."""
+    """Returns how many columns to compute at once; measured with images of 128x128."""
     if cout <= 4:
         return 4
     return 2 if cin * cout <= 256 else 1
@@ -69,7 +71,10 @@ def _pad(x: Array, pixels: int) -> Array:
 def _correlate(
     x: Float[Array, "b hx wx cin"], gradient: Float[Array, "b h w cout"], stride: int = 1
 ) -> Float[Array, "k k cin cout"]:
-    """Of an unpadded convolution of x with a k x k kernel, hx = stride * (h - 1) + k; with stride 2, k is 4."""
+    """Returns the gradient of a k x k kernel that is convolved with an unpadded x; `gradient` is the output's.
+
+    hx is stride * (h - 1) + k; with stride 2, k is 4.
+    """
     b, rows, columns, cin = x.shape
     if rows < _TALL_ROWS * stride:
         dimensions, dilation = ("CHWN", "IHWO", "HWNC"), (stride, stride)

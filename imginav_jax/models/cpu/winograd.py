@@ -48,12 +48,12 @@ _THREE_TAPS = _Filter(
 
 
 def conv(x: Float[Array, "b h w cin"], kernel: Float[Array, "3 3 cin cout"]) -> Float[Array, "b h w cout"]:
-    """Stride 1; height and width must be even."""
+    """Convolves with stride 1; height and width must be even."""
     return _to_outputs(_multiply(_tiles(x), _transform_kernel(kernel, _THREE_TAPS)), _THREE_TAPS)
 
 
 def downsample(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b h/2 w/2 cout"]:
-    """Stride 2; height and width must divide by 4."""
+    """Convolves with stride 2: halves height and width, which must divide by 4."""
     taps = kernel.reshape(4, 2, 2 * kernel.shape[2], kernel.shape[3])  # both phases of the columns are channels
     products = (
         _multiply(tiles, _transform_kernel(taps[phase::2], _TWO_TAPS))
@@ -63,7 +63,10 @@ def downsample(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"
 
 
 def upsample(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"]) -> Float[Array, "b 2*h 2*w cout"]:
-    """The transpose of `downsample`, its kernel flipped and the channels swapped; height and width must be even."""
+    """Doubles height and width, which must be even.
+
+    This is the transpose of `downsample` with the kernel flipped and its channels swapped.
+    """
     cin, cout = kernel.shape[2:]
     taps = kernel[::-1, ::-1].reshape(4, 2, 2, cin, cout).swapaxes(2, 3).reshape(4, 2, cin, 2 * cout)
     spread = _transform(_transpose(_TWO_TAPS.outputs), _windows(x, _TILE))
@@ -79,19 +82,19 @@ def upsample(x: Float[Array, "b h w cin"], kernel: Float[Array, "4 4 cin cout"])
 
 
 def _tiles(x: Array) -> Grid:
-    """What the products of a 3x3 kernel take: `inputs @ d` of every tile, 4x4 of [b, h/2, w/2, c]."""
+    """Returns what the products of a 3x3 kernel take: `inputs @ d` of every tile, 4x4 of [b, h/2, w/2, c]."""
     return _transform(_THREE_TAPS.inputs, _windows(_pad(x), 4))
 
 
 def _tiles_by_row_phase(x: Array) -> list[Grid]:
-    """For even and odd rows, 3x3 of [b, h/4, w/4, 2 c]: both phases of the columns are channels already."""
+    """Returns the same of even and of odd rows, 3x3 of [b, h/4, w/4, 2 c]: both phases of the columns are channels."""
     b, h, w, c = x.shape
     rows = _pad(x).reshape(b, h // 2 + 1, 2, w // 2 + 1, 2 * c)
     return [_transform(_TWO_TAPS.inputs, _windows(rows[:, :, phase], 3)) for phase in range(2)]
 
 
 def _transform_kernel(kernel: Array, of: _Filter) -> Grid:
-    """`kernel @ g`, of [1, 1, cin, cout]."""
+    """Returns `kernel @ g`, of [1, 1, cin, cout]."""
     taps = range(kernel.shape[0])
     return _transform(of.kernel, [[kernel[row : row + 1, column : column + 1] for column in taps] for row in taps])
 
@@ -101,7 +104,7 @@ def _to_outputs(products: Grid, of: _Filter) -> Array:
 
 
 def _multiply(images: Grid, kernels: Grid) -> Grid:
-    """Matrix products over the channels; as convolutions, which XLA's CPU does faster."""
+    """Returns the matrix products over the channels; as convolutions, which XLA's CPU does faster."""
 
     def multiply(image: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -114,13 +117,13 @@ def _map(function: Any, *grids: Grid) -> Grid:
 
 
 def _transform(matrix: Matrix, grid: Grid) -> Grid:
-    """The matrix applied along the rows and along the columns."""
+    """Applies the matrix along the rows and along the columns."""
     columns = [[_combine(row, column) for row in matrix] for column in zip(*grid, strict=True)]
     return [[_combine(row, parts) for row in matrix] for parts in zip(*columns, strict=True)]
 
 
 def _combine(factors: Sequence[float], parts: Iterable[Any]) -> Any:
-    """The sum of factor times part, without a multiplication by 1."""
+    """Returns the sum of factor times part, without a multiplication by 1."""
     terms = [(factor, part) for factor, part in zip(factors, parts, strict=True) if factor]
     (first, total), *others = sorted(terms, key=lambda term: term[0] < 0)
     total = total if first == 1 else first * total
@@ -138,7 +141,7 @@ def _pad(x: Array) -> Array:
 
 
 def _windows(x: Array, size: int) -> Grid:
-    """size x size of [b, tiles, tiles, c]: the pixel at that place of every window, which is 2 from the next one."""
+    """Returns size x size of [b, tiles, tiles, c]: the pixel at that place of every window; they are 2 pixels apart."""
     rows, columns = ((length - size) // _TILE + 1 for length in x.shape[1:3])
     return [
         [
@@ -150,7 +153,7 @@ def _windows(x: Array, size: int) -> Grid:
 
 
 def _overlap(windows: Grid) -> Grid:
-    """The transpose of taking windows from a padded image: without the outermost places, which go to the neighbours."""
+    """Does the transpose of taking windows from a padded image: the outermost places go to the neighbouring tiles."""
 
     def along(parts: Sequence[Array], axis: int) -> list[Array]:
         before, *own, after = parts
@@ -163,12 +166,12 @@ def _overlap(windows: Grid) -> Grid:
 
 
 def _shift(x: Array, axis: int, tiles: int) -> Array:
-    """Moved to the next tile or the one before it; zeros move in."""
+    """Moves pixels to the next tile or the one before it; zeros move in."""
     return lax.pad(x, jnp.zeros((), x.dtype), [(tiles, -tiles, 0) if each == axis else (0, 0, 0) for each in range(4)])
 
 
 def _interleave(grid: Grid) -> Array:
-    """The image from the pixels at each place of every tile."""
+    """Returns the image whose tiles have these pixels at each of their places."""
     image = jnp.stack([jnp.stack(row, 3) for row in grid], 2)
     b, rows, height, columns, width, c = image.shape
     return image.reshape(b, rows * height, columns * width, c)
