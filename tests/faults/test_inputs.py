@@ -38,6 +38,11 @@ def test_values_that_are_not_finite(begun, whole, counted, fault, step):
     counted(1)
 
 
+def contents_of(work):
+    """When each path in the workdir was last changed, but for the run's log."""
+    return {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.suffix != ".log"}
+
+
 @pytest.mark.parametrize(
     ("faults", "overrides", "field"),
     [
@@ -53,12 +58,14 @@ def test_values_that_are_not_finite(begun, whole, counted, fault, step):
 )
 @pytest.mark.fault(14, "changed seed, batch size, data, split, model, optimizer, palette")
 def test_another_experiment(begun, counted, faults, overrides, field):
-    before = {path: path.stat().st_mtime_ns for path in begun.work.rglob("*")}
+    (log,) = begun.work.glob("*.log")
+    before, said = contents_of(begun.work), log.read_text()
     code, output = begun.run(*faults, **overrides)
     assert code == 1
     assert "holds another experiment" in output
     assert field in output
-    assert {path: path.stat().st_mtime_ns for path in begun.work.rglob("*")} == before
+    assert "holds another experiment" in log.read_text().removeprefix(said), "the log has every start"
+    assert contents_of(begun.work) == before, "and nothing else has changed"
     counted(1)
 
 
