@@ -26,10 +26,8 @@ def nodes(cluster, site):
     def run(first, second, *signals):
         script = cluster.project / "launch" / "nodes.sh"
         script.write_text(script.read_text().replace("GRACE=15", f"GRACE={GRACE}"))
-        python = cluster.venv / "bin" / "python"
         acting = 'case " $* " in *" imginav_jax.main "*) if [ "$IMGINAV_PROCESS" = 0 ]; then'
-        text = python.read_text().replace("code=$(head", f"{acting} {first}; else {second}; fi ;; esac\ncode=$(head")
-        python.write_text(text)
+        cluster.recorder_does(f"{acting} {first}; else {second}; fi ;; esac")
         began = time.monotonic()
         job = cluster.submit("multinode.sh", *signals, **site, STAND_IN_MINUTE="0.1 600")
         cluster.wait(ENDS_WITHIN + 10)

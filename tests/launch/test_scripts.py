@@ -303,10 +303,8 @@ def test_requeues_are_capped_for_each_job(cluster, site):
 
 
 def test_the_warning_before_the_run_limit_reaches_the_program(cluster, site):
-    python = cluster.venv / "bin" / "python"
     waiting = "trap 'exit 75' USR2; touch waited; for i in $(seq 100); do sleep 0.1; done; exit 1"
-    recorder = python.read_text()
-    python.write_text(recorder.replace("code=$(head", f"[ -e waited ] || {{ {waiting}; }}\ncode=$(head"))
+    cluster.recorder_does(f"[ -e waited ] || {{ {waiting}; }}")
     job = cluster.submit("l40s.sh", "-W", "0:40", **site, STAND_IN_MINUTE="0.05")
     assert cluster.wait() == ["DONE"], cluster.outputs()
     assert cluster.codes(job) == [75, 0]
