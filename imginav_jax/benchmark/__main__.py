@@ -65,29 +65,20 @@ def main(argv: list[str]) -> None:
 
 
 def measure_experiment() -> None:
-    """Measures the one experiment of the config, and shows what was found.
-
-    Raises:
-      UserError: the config cannot be used.
-      RunError: the device has not enough memory, or PyTorch's process has ended.
-    """
+    """Measures the one experiment of the config, and shows what was found; raises what `parts` says."""
+    measure = parts.PARTS[_ONLY.value] if _ONLY.value else parts.measure_steps
+    if _SCALING.value:
+        measure = parts.measure_scaling
     if _AGAINST_TORCH.value:
+        measure = parts.measure_against_torch
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs its share of the card
 
     # Imported here: a mistake in the flags is answered at once.
     from imginav_jax.benchmark import table, timing
-    from imginav_jax.benchmark.pytorch import against
-    from imginav_jax.benchmark.speed import scaling
     from imginav_jax.devices import target
     from imginav_jax.devices.mesh import explain_out_of_memory
 
     target.require_devices()
-    if _AGAINST_TORCH.value:
-        measure = against.measure
-    elif _SCALING.value:
-        measure = scaling.measure
-    else:
-        measure = parts.PARTS[_ONLY.value] if _ONLY.value else parts.measure_steps
     config, rounds = _CONFIG.value, _ROUNDS.value
     with explain_out_of_memory():
         found = measure(config, rounds)
@@ -99,12 +90,7 @@ def measure_experiment() -> None:
 
 
 def measure_phase() -> None:
-    """Measures, writes the file, and shows what is in it.
-
-    Raises:
-      UserError: the config or the folder cannot be used.
-      RunError: the device has not enough memory.
-    """
+    """Measures, writes the file and shows what is in it; raises what `parts` says, and UserError of the folder."""
     from imginav_jax.benchmark import table
     from imginav_jax.benchmark.phase import phase
     from imginav_jax.devices import target
@@ -126,20 +112,16 @@ def measure_phase() -> None:
 
 
 def measure_memory() -> None:
-    """Compiles, and prints the table.
-
-    Raises:
-      UserError: the config cannot be used, or what compiles for cards is not installed.
-    """
+    """Compiles and prints the table; UserError of the config, or where nothing compiles for cards."""
     if _CARD.value is not None:
         # JAX reads these when it is imported: it must not look for a card, nor for the assembler of another CUDA.
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ.pop("CUDA_ROOT", None)
     from imginav_jax.benchmark.phase import memory
 
-    target = memory.this_device() if _CARD.value is None else memory.card(_CARD.value)
-    needs = memory.measure(_CONFIG.value, target)
-    sys.stdout.write(f"\n{memory.render(_CONFIG.value, target, needs)}")
+    scope = memory.this_device() if _CARD.value is None else memory.card(_CARD.value)
+    needs = memory.measure(_CONFIG.value, scope)
+    sys.stdout.write(f"\n{memory.render(_CONFIG.value, scope, needs)}")
 
 
 if __name__ == "__main__":

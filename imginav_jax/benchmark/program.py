@@ -38,7 +38,7 @@ def compile_program(
     donates_first: bool = False,
     keep_barriers: bool = False,
 ) -> Program:
-    """For arguments of these shapes, on their device; `keep_barriers` as `target.compiler_options` has it."""
+    """Compiles for arguments of these shapes, on their device; `keep_barriers` as `target.compiler_options` has it."""
     start = time.monotonic()
     options = target.compiler_options(keep_barriers=keep_barriers)
     donated = (0,) if donates_first else ()
@@ -52,7 +52,7 @@ def compile_program(
 
 
 def count_flops(jaxpr: Jaxpr) -> int:
-    """Operations of all convolutions and matrix products, a multiplication and an addition being two.
+    """Returns the operations of all convolutions and matrix products, a multiplication and an addition being two.
 
     Counted before compilation: XLA's own analysis of a GPU program leaves out what cuBLAS and cuDNN do.  As there,
     padding and the zeros of a dilated input do not count.

@@ -17,7 +17,7 @@ Sampler = Callable[[], float]  # takes one sample: seconds a call
 
 
 def make_sampler(work: Work, wait: Wait, clock: Clock = time.perf_counter) -> Sampler:
-    """Warms the work up.
+    """Warms the work up, and returns what takes its samples.
 
     A sample is as many calls as one call's time, taken after the warm-up, asks for; the device is waited for at its
     end alone, as a training loop would.
@@ -30,7 +30,7 @@ def make_sampler(work: Work, wait: Wait, clock: Clock = time.perf_counter) -> Sa
 def take_turns(
     samplers: Mapping[_Name, Sampler], rounds: int, on_round: Callable[[], None] = lambda: None
 ) -> dict[_Name, list[float]]:
-    """Seconds a call, one sample of each a round: what slows the machine down for a while slows all of them."""
+    """Returns seconds a call, one sample of each a round: what slows the machine down for a while slows all of them."""
     seconds: dict[_Name, list[float]] = {name: [] for name in samplers}
     for _ in range(rounds):
         for name, sampler in samplers.items():

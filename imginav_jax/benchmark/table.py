@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from imginav_jax.runs.benchmark_file import AutoencoderCost, Benchmark, Conditions, Spread, TrainingStepCost
+from imginav_jax.runs.benchmark_file import Benchmark, Conditions, Spread, TrainingStepCost
 
-_GIGA = 1e9
+GIGA = 1e9
+
+Cell = str | float | Spread | None
 
 
 def render(benchmark: Benchmark) -> str:
-    """Tables of plain text: medians, with the quartiles in brackets."""
+    """Returns tables of plain text: medians, with the quartiles in brackets."""
     parts = [heading(benchmark), "Autoencoders, images a second", _autoencoders(benchmark)]
     parts += ["Training a small latent-diffusion U-Net", _diffusion(benchmark, "unet")]
     parts += ["Training a ControlNet on it", _diffusion(benchmark, "controlnet")]
@@ -16,6 +18,7 @@ def render(benchmark: Benchmark) -> str:
 
 
 def heading(conditions: Conditions) -> str:
+    """Returns a line that says what was measured where."""
     size = conditions.image_size
     return (
         f"{conditions.num_devices} x {conditions.device_kind} ({conditions.platform}), {conditions.precision}, "
@@ -23,62 +26,51 @@ def heading(conditions: Conditions) -> str:
     )
 
 
-def align(rows: Sequence[Sequence[str]], text_columns: int = 2) -> str:
-    """Columns as wide as they need to be: those of text, the first ones, to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if number < text_columns else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(lines)
+def align(rows: Sequence[Sequence[Cell]], text_columns: int = 1) -> str:
+    """Returns lines with columns as wide as they need to be: the first ones, of text, to the left, numbers right."""
+    texts = [[show(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    formats = [f"{'<' if number < text_columns else '>'}{width}" for number, width in enumerate(widths)]
+    return "\n".join("  ".join(map(format, row, formats)) for row in texts)
 
 
-def show_spread(value: Spread) -> str:
-    return f"{show_number(value.median)} [{show_number(value.lower_quartile)}, {show_number(value.upper_quartile)}]"
-
-
-def show_number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def show(cell: Cell) -> str:
+    """Returns a number with three digits or more, a spread as its median [quartiles], "-" for None, text as it is."""
+    if isinstance(cell, Spread):
+        return f"{show(cell.median)} [{show(cell.lower_quartile)}, {show(cell.upper_quartile)}]"
+    if cell is None or isinstance(cell, str):
+        return "-" if cell is None else cell
+    return f"{cell:,.0f}" if cell >= 100 else f"{cell:.3g}"
 
 
 def _autoencoders(benchmark: Benchmark) -> str:
     header = ["run", "latent", "train", "encode", "decode", "GFLOP/image", "MiB", "compile s", "parameters"]
-    return align([header, *map(_autoencoder, benchmark.autoencoders)])
+    rows = [
+        [
+            cost.run,
+            _shape(cost.latent_shape),
+            *(each.images_per_second for each in (cost.train, cost.encode, cost.decode)),
+            cost.train_flops_per_image / GIGA,
+            round(cost.train_memory_mib),
+            f"{cost.compile_seconds:.1f}",
+            cost.parameters,
+        ]
+        for cost in benchmark.autoencoders
+    ]
+    return align([header, *rows], text_columns=2)
 
 
 def _diffusion(benchmark: Benchmark, kind: str) -> str:
-    header = ["latent of", "shape", "ms a step", "to R1's", "images/s", "GFLOP/image", "MiB", "parameters"]
-    rows = [
-        [", ".join(each.names), _shape(each.latent_shape), *_step(getattr(each, kind))] for each in benchmark.diffusion
+    rows: list[list[Cell]] = [
+        ["latent of", "shape", "ms a step", "to R1's", "images/s", "GFLOP/image", "MiB", "parameters"]
     ]
-    return align([header, *rows])
-
-
-def _autoencoder(cost: AutoencoderCost) -> list[str]:
-    return [
-        cost.run,
-        _shape(cost.latent_shape),
-        *(show_spread(each.images_per_second) for each in (cost.train, cost.encode, cost.decode)),
-        show_number(cost.train_flops_per_image / _GIGA),
-        f"{cost.train_memory_mib:,.0f}",
-        f"{cost.compile_seconds:.1f}",
-        f"{cost.parameters:,}",
-    ]
-
-
-def _step(cost: TrainingStepCost) -> list[str]:
-    seconds = cost.timing.seconds_per_batch
-    return [
-        show_spread(Spread(1000 * seconds.median, 1000 * seconds.lower_quartile, 1000 * seconds.upper_quartile)),
-        show_spread(cost.seconds_ratio_to_r1),
-        show_number(cost.timing.images_per_second.median),
-        show_number(cost.flops_per_image / _GIGA),
-        f"{cost.memory_mib:,.0f}",
-        f"{cost.trained_parameters:,}",
-    ]
+    for each in benchmark.diffusion:
+        cost: TrainingStepCost = getattr(each, kind)
+        milliseconds, images = cost.timing.seconds_per_batch.scaled(1000), cost.timing.images_per_second.median
+        needs = cost.flops_per_image / GIGA, round(cost.memory_mib), cost.trained_parameters
+        names = ", ".join(each.names), _shape(each.latent_shape)
+        rows.append([*names, milliseconds, cost.seconds_ratio_to_r1, images, *needs])
+    return align(rows, text_columns=2)
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -21,6 +21,10 @@ class Spread:
     lower_quartile: float
     upper_quartile: float
 
+    def scaled(self, factor: float) -> "Spread":
+        """Returns the spread in another unit."""
+        return Spread(factor * self.median, factor * self.lower_quartile, factor * self.upper_quartile)
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -125,7 +129,7 @@ class Benchmark(Conditions):
         return f"benchmark_{kind}_{self.precision}.json"
 
     def dump(self) -> dict[str, Any]:
-        """As JSON."""
+        """Returns what the JSON file holds."""
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
 
 
@@ -141,7 +145,7 @@ def save(folder: Path, benchmark: Benchmark) -> Path:
 
 
 def load(path: Path) -> Benchmark:
-    """What `save` has written.
+    """Returns what `save` has written.
 
     Raises:
       UserError: the file is missing, damaged, or of another version.
@@ -159,7 +163,7 @@ def load(path: Path) -> Benchmark:
 
 
 def _build(kind: Any, value: Any, place: str) -> Any:
-    """`value`, as JSON has it, as an object of type `kind`; ValueError names the place that does not fit."""
+    """Returns `value`, as JSON has it, as an object of type `kind`; ValueError names the place that does not fit."""
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, place)
     if typing.get_origin(kind) is tuple and isinstance(value, list):

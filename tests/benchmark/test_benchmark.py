@@ -240,7 +240,9 @@ def test_the_runs_differ_in_their_downsampling_steps_alone():
 
 
 def test_the_layouts_are_synthetic_ones_and_not_empty():
-    batch = autoencoder_cost.synthetic_batch(7, 32, 0)
+    config = get_config("R1")
+    config.batch_size, config.data.image_size = 7, 32
+    batch = autoencoder_cost.synthetic_batch(config)
     assert batch.image.shape == (7, 32, 32, 3)
     assert len({image.tobytes() for image in np.asarray(batch.image)}) == 7
     assert set(batch.type.tolist()) == {0, 1}

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -12,14 +13,14 @@ import pytest
 import helpers
 from configs.phase1_2 import get_config
 from helpers import CONFIG, FAST, TINY_BENCHMARK
-from imginav_jax.benchmark import parts, program, sampling
-from imginav_jax.benchmark.pytorch import against, turn_process
+from imginav_jax.benchmark import parts, program, sampling, turn_process
+from imginav_jax.benchmark.pytorch import against
 from imginav_jax.benchmark.pytorch import job as torch_job
 from imginav_jax.benchmark.pytorch.job import Job, Ready
 from imginav_jax.benchmark.speed import epoch_overhead, input_rate, preparation_cost, scaling, startup, step_cost
-from imginav_jax.benchmark.speed.roofline import Fractions
+from imginav_jax.benchmark.speed.roofline import Rates
 from imginav_jax.benchmark.speed.scaling import Size
-from imginav_jax.benchmark.speed.step_cost import StepCost, StepCosts
+from imginav_jax.benchmark.speed.step_cost import StepCost
 from imginav_jax.runs.benchmark_file import Spread, Timing
 from imginav_jax.system.errors import RunError, UserError
 
@@ -49,7 +50,7 @@ def stub(script):
 def test_a_process_takes_its_turns():
     order = []
     with stub(STUB) as process:
-        assert process.ready == "here"
+        assert process.answer() == "here"
         samplers = {"a": process.sampler("a"), "ours": lambda: order.append("ours") or 0.5, "b": process.sampler("b")}
         assert sampling.take_turns(samplers, 2) == {"a": [1, 3], "ours": [0.5, 0.5], "b": [2, 4]}
     assert order == ["ours", "ours"]
@@ -67,9 +68,30 @@ def test_a_process_takes_its_turns():
 )
 def test_a_process_that_dies_is_one_clear_line(script, message):
     with pytest.raises(RunError, match=f"^{message}$"), stub(script) as process:  # noqa: PT012
+        process.answer()
         sampler = process.sampler("a")
         sampler()
         sampler()
+
+
+SERVED = """
+import sys
+
+def prepare(first, second):
+    assert "jax" not in sys.modules
+    print("loud", first)
+    return [first, second["key"]], {"again": lambda: print("louder") or second}
+"""
+
+
+def test_a_function_is_served_in_an_interpreter_of_its_own_and_its_output_is_no_answer(tmp_path):
+    (tmp_path / "served.py").write_text(SERVED)
+    command = turn_process.command("served:prepare", "one", {"key": None})
+    with turn_process.start("the function", command, {**os.environ, "PYTHONPATH": str(tmp_path)}) as process:
+        assert process.answer() == ["one", None]
+        assert process.ask("again") == {"key": None}
+        with pytest.raises(RunError, match=r"^the function has ended with exit code 1: KeyError: 'what'$"):
+            process.ask("what")
 
 
 def test_without_pytorch_there_is_one_clear_line(monkeypatch):
@@ -105,13 +127,12 @@ def test_ratios_to_pytorch_are_of_each_round_and_above_one_where_ours_is_faster(
     )
     seconds = {("jax", name): each for name, each in ours.items()}
     seconds |= {("torch", name): each for name, each in theirs.items()}
-    found = against.compare(seconds, 12)
-    assert found.ratios == {"train": Spread(0.5, 0.5, 0.5), "eval": Spread(1, 1, 1), "encode": Spread(3, 3, 3)}
-    ready = Ready("PyTorch 9, eager", 0.5)
-    values = against.dump(found, 0.5001, ready)
-    assert (values["train_ratio_to_torch"], values["encode_ratio_to_torch_upper_quartile"]) == (0.5, 3)
+    values, lines = against.compare(seconds, 12, 0.5001, Ready("PyTorch 9, eager", 0.5))
+    for name, ratio in {"train": 0.5, "eval": 1, "encode": 3}.items():
+        keys = [f"{name}_ratio_to_torch{quartile}" for quartile in ("", "_lower_quartile", "_upper_quartile")]
+        assert [values[key] for key in keys] == [ratio] * 3
     assert (values["train_images_per_second"], values["torch_train_images_per_second"]) == (2, 4)
-    lines = against.render(found, 0.5001, ready).splitlines()
+    lines = lines.splitlines()
     assert lines[1].split() == "train 2 [1.71, 2.4] 4 [3.43, 4.8] 0.5 [0.5, 0.5]".split()  # noqa: SIM905
     assert lines[-2:] == ["PyTorch 9, eager", "Loss of the first batch: 0.500100, PyTorch's 0.500000"]
 
@@ -129,18 +150,20 @@ def test_the_sizes_that_are_scaled_to_by_hand():
 def test_growth_is_linear_where_a_pixel_takes_as_long():
     seconds = {Size(8, 128): [1, 4], Size(16, 128): [2, 8], Size(32, 128): [2, 8]}
     points = scaling.relate(list(seconds), seconds)
-    assert [point.growth for point in points] == [Spread(1, 1, 1), Spread(1, 1, 1), Spread(0.5, 0.5, 0.5)]
-    found = scaling.dump({"batch_size": points})["batch_size_scaling"][2]
+    growth = [point.ratio_to_linear_growth for point in points]
+    assert growth == [Spread(1, 1, 1), Spread(1, 1, 1), Spread(0.5, 0.5, 0.5)]
+    values, lines = scaling.present({"batch_size": points})
+    found = values["batch_size_scaling"][2]
     assert (found["batch_size"], found["image_size"], found["ratio_to_linear_growth"]) == (32, 128, 0.5)
     assert (found["train_seconds_per_image"], found["train_seconds_per_pixel"]) == (5 / 32, 5 / 32 / 128**2)
-    last = scaling.render({"batch_size": points}).splitlines()[-1]
+    last = lines.splitlines()[-1]
     assert last.split() == "128x128 32 5,000 156 9,537 0.5 [0.5, 0.5]".split()  # noqa: SIM905
 
 
 def test_sizes_that_the_memory_does_not_hold_are_left_out(monkeypatch):
-    def prepare(experiment, batch, names):
-        assert (len(batch.type), names) == (experiment.config.batch_size, ("train",))
-        step = program.Program(lambda: None, 1.0, 100 * len(batch.type), 0, 0)
+    def prepare(experiment, names):
+        assert names == ("train",)
+        step = program.Program(lambda: None, 1.0, 100 * experiment.config.batch_size, 0, 0)
         return SimpleNamespace(programs={"train": step}, works={"train": step.run})
 
     monkeypatch.setattr(scaling.autoencoder_cost, "prepare", prepare)
@@ -159,14 +182,15 @@ def test_sizes_that_the_memory_does_not_hold_are_left_out(monkeypatch):
 
 def sample_costs():
     speed = Timing(Spread(0.5, 0.25, 0.75), Spread(4, 2.5, 8))
-    fractions = Fractions(Spread(0.3, 0.2, 0.4), Spread(0.1, 0.05, 0.15))
-    train = StepCost(7.5, 900, 6e9, speed, fractions)
-    encode = StepCost(1.5, 200, 1e9, speed, fractions._replace(memory=Spread(0.6, 0.5, 0.7)))
-    return StepCosts({"train": train, "encode": encode}, 950, Spread(2e11, 1e11, 3e11), Spread(5e10, 4e10, 6e10))
+    compute, memory = Spread(0.3, 0.2, 0.4), Spread(0.1, 0.05, 0.15)
+    train = StepCost(speed, 7.5, 900, 6e9, compute, compute, memory)
+    encode = StepCost(speed, 1.5, 200, 1e9, Spread(0.6, 0.5, 0.7), compute, Spread(0.6, 0.5, 0.7))
+    rates = [Rates(2e11, 5e10), Rates(0, 3e10), Rates(4e11, 7e10)]  # medians 2e11 and 5e10, quartiles half way
+    return step_cost.present({"train": train, "encode": encode}, 950, rates)
 
 
 def test_the_keys_of_the_json_carry_units_and_the_first_step_has_the_short_ones():
-    values = step_cost.dump(sample_costs())
+    values = sample_costs().values
     assert (values["train_images_per_second"], values["encode_seconds_per_batch_lower_quartile"]) == (4, 0.25)
     assert (values["train_roofline_fraction"], values["encode_roofline_fraction"]) == (0.3, 0.6)
     short = ("compile_seconds", "memory_mib", "flops_per_image", "roofline_fraction", "peak_memory_mib")
@@ -175,7 +199,7 @@ def test_the_keys_of_the_json_carry_units_and_the_first_step_has_the_short_ones(
 
 
 def test_the_table_has_a_line_for_every_step():
-    _, train, encode, _, machine, peak = step_cost.render(sample_costs()).splitlines()
+    _, train, encode, _, machine, peak = sample_costs().table.splitlines()
     assert train.split() == "train 4 [2.5, 8] 500 0.3 [0.2, 0.4] 0.3 0.1 6 900 7.5".split()  # noqa: SIM905
     assert encode.split() == "encode 4 [2.5, 8] 500 0.6 [0.5, 0.7] 0.3 0.6 1 200 1.5".split()  # noqa: SIM905
     assert machine.endswith("200 GFLOP/s in a large matrix product, 50 GB/s in a large copy")

@@ -42,7 +42,7 @@ def test_the_doors_are_the_commands():
         for path in package.rglob("*.py")
         if '\nif __name__ == "__main__":' in path.read_text()
     ]
-    assert sorted(doors) == sorted([*MODULES, "__main__", "benchmark.pytorch.worker"])
+    assert sorted(doors) == sorted([*MODULES, "__main__"])
 
 
 def test_versions_and_devices():

@@ -1,4 +1,7 @@
-"""What an autoencoder costs: its training step, encoding and decoding, on synthetic layouts."""
+"""What an autoencoder costs: its training step, encoding and decoding, on synthetic layouts.
+
+Here every part of the benchmark gets its experiment, its batch and its programs.
+"""
 
 import functools
 import itertools
@@ -25,36 +28,38 @@ class PreparedAutoencoder(NamedTuple):
     """Compiled, and ready to be timed; by what is done: train, eval, encode, decode."""
 
     experiment: Experiment
+    batch: Batch  # on the device
     params: network.Params  # at the start
     programs: Mapping[str, Program]
     works: Mapping[str, Work]
 
 
-def fresh_experiment(config: RawConfig) -> Experiment:
-    """The config's, but with fresh weights, whatever its `init_from`.
-
-    Raises:
-      UserError: a value is out of range.
-    """
+def change(config: RawConfig, changes: Mapping[str, Any]) -> RawConfig:
+    """Returns a copy with other values, by key: "model.remat"."""
     changed = config.copy_and_resolve_references()
-    changed.init_from = None
-    return from_config(changed)
+    changed.update_from_flattened_dict(changes)
+    return changed
 
 
-def synthetic_batch(batch_size: int, image_size: int, seed: int) -> Batch:
-    """Layouts of as many synthetic scenes as it takes, on the device."""
-    scenes = (synthetic.generate_scene(seed, index, image_size) for index in itertools.count())
-    layouts = list(itertools.islice(itertools.chain.from_iterable(scenes), batch_size))
+def fresh_experiment(config: RawConfig, changes: Mapping[str, Any] | None = None) -> Experiment:
+    """Returns a config's experiment with fresh weights, whatever its `init_from`; UserError where a value is unfit."""
+    return from_config(change(config, {**(changes or {}), "init_from": None}))
+
+
+def synthetic_batch(config: RawConfig) -> Batch:
+    """Returns layouts of as many synthetic scenes as it takes, of the config's sizes and seed, on the device."""
+    scenes = (synthetic.generate_scene(config.data.seed, index, config.data.image_size) for index in itertools.count())
+    layouts = list(itertools.islice(itertools.chain.from_iterable(scenes), config.batch_size))
     types = np.array([TYPES.index(layout.type) for layout in layouts], np.int32)
     images = np.stack([layout.image for layout in layouts])
-    return jax.device_put(Batch(images, types, np.arange(batch_size, dtype=np.int32)))
+    return jax.device_put(Batch(images, types, np.arange(len(layouts), dtype=np.int32)))
 
 
-def prepare(experiment: Experiment, batch: Batch, names: Collection[str]) -> PreparedAutoencoder:
-    """Those of the programs that are named, with fresh weights from the config's seed."""
-    config, fields = experiment.model, experiment.config
+def prepare(experiment: Experiment, names: Collection[str]) -> PreparedAutoencoder:
+    """Compiles the programs that are named; returns them with a batch, and fresh weights from the config's seed."""
+    config, batch = experiment.model, synthetic_batch(experiment.config)
     create = jax.jit(state.of_experiment(experiment)[1])
-    fresh = create(jax.random.key(fields.seed))
+    fresh = create(jax.random.key(experiment.config.seed))
     params = jax.tree.map(jnp.copy, fresh.params)  # training donates its own
     inputs: dict[str, tuple[Any, ...]] = {
         "train": (fresh, batch),
@@ -68,18 +73,18 @@ def prepare(experiment: Experiment, batch: Batch, names: Collection[str]) -> Pre
         name: (Stepper if name == "train" else functools.partial)(program.run, *inputs[name])
         for name, program in programs.items()
     }
-    return PreparedAutoencoder(experiment, params, programs, works)
+    return PreparedAutoencoder(experiment, batch, params, programs, works)
 
 
 def _compile(experiment: Experiment, name: str, inputs: Sequence[Any]) -> Program:
-    config, fields = experiment.model, experiment.config
+    config = experiment.model
     if name == "train":
         step = functools.partial(
             steps.train_step,
             config=config,
             weights=experiment.weights,
             optimizer=state.of_experiment(experiment)[0],
-            accumulate_steps=fields.accumulate_steps,
+            accumulate_steps=experiment.config.accumulate_steps,
         )
         return compile_program(step, *inputs, donates_first=True, keep_barriers=config.remat)
     function = {"eval": steps.eval_step, "encode": inference.encode, "decode": inference.decode}[name]
@@ -87,18 +92,16 @@ def _compile(experiment: Experiment, name: str, inputs: Sequence[Any]) -> Progra
 
 
 def cost(run: str, prepared: PreparedAutoencoder, seconds: Mapping[str, Sequence[float]]) -> AutoencoderCost:
-    """`seconds`: a call, of each of the works."""
-    config, fields = prepared.experiment.model, prepared.experiment.config
-    batch_size = fields.batch_size
+    """Returns the cost of a run, of the seconds a call of each of its works, by round."""
+    model, fields, train = prepared.experiment.model, prepared.experiment.config, prepared.programs["train"]
+    timings = {name: timing.summarize(each, fields.batch_size) for name, each in seconds.items()}
     return AutoencoderCost(
         run=run,
-        downsampling_steps=config.downsampling_steps,
-        latent_shape=config.latent_shape(fields.data.image_size),
+        downsampling_steps=model.downsampling_steps,
+        latent_shape=model.latent_shape(fields.data.image_size),
         parameters=network.parameter_count(prepared.params),
-        compile_seconds=prepared.programs["train"].compile_seconds,
-        train_memory_mib=prepared.programs["train"].memory_mib,
-        train_flops_per_image=prepared.programs["train"].flops / batch_size,
-        train=timing.summarize(seconds["train"], batch_size),
-        encode=timing.summarize(seconds["encode"], batch_size),
-        decode=timing.summarize(seconds["decode"], batch_size),
+        compile_seconds=train.compile_seconds,
+        train_memory_mib=train.memory_mib,
+        train_flops_per_image=train.flops / fields.batch_size,
+        **timings,
     )

@@ -37,7 +37,7 @@ class PreparedStep(NamedTuple):
 
 
 def unet_step(state: State, latents: Float[Array, "b h w c"], *, dtype: str) -> tuple[State, Float[Array, ""]]:
-    """One optimizer step of the U-Net, and its loss; donate `state`."""
+    """Takes one optimizer step of the U-Net and returns the new state and the loss; donate `state`."""
     return _update(state, latents, lambda unet: functools.partial(diffusion_unet.velocity, unet, dtype=dtype))
 
 
@@ -49,7 +49,7 @@ def controlnet_step(
     *,
     dtype: str,
 ) -> tuple[State, Float[Array, ""]]:
-    """One optimizer step of the ControlNet on a frozen U-Net, and its loss; donate `state`."""
+    """Takes one optimizer step of the ControlNet on a frozen U-Net, as `unet_step`."""
 
     def predict(controlnet: Params) -> Velocity:
         return functools.partial(diffusion_unet.controlled_velocity, unet, controlnet, condition=condition, dtype=dtype)
@@ -62,7 +62,7 @@ def create_state(params: Params) -> State:
 
 
 def prepare(shape: Shape, batch_size: int, dtype: str, seed: int) -> tuple[PreparedStep, PreparedStep]:
-    """The steps of the U-Net and of the ControlNet, on normal latents and a condition of the latents' own shape."""
+    """Compiles a step of the U-Net and one of the ControlNet, on normal latents and a condition of their shape."""
     random = np.random.default_rng(seed)
     latents, condition = jax.device_put(random.standard_normal((2, batch_size, *shape), np.float32))
     unet = diffusion_unet.init_unet(shape, jax.random.key(seed))
@@ -76,7 +76,7 @@ def prepare(shape: Shape, batch_size: int, dtype: str, seed: int) -> tuple[Prepa
 def cost(
     prepared: PreparedStep, seconds: Sequence[float], reference: Sequence[float], batch_size: int
 ) -> TrainingStepCost:
-    """`seconds` and `reference`, those on R1's latents: of a step, by round."""
+    """Returns the cost, of the `seconds` of a step by round and, as `reference`, of those on R1's latents."""
     return TrainingStepCost(
         trained_parameters=prepared.trained_parameters,
         memory_mib=prepared.program.memory_mib,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imginav_jax import cards
-from imginav_jax.benchmark.phase import phase
+from imginav_jax.benchmark.phase import autoencoder_cost, phase
 from imginav_jax.cards import PRECISIONS
 from imginav_jax.devices import chips
 from imginav_jax.devices.mesh import explain_out_of_memory, memory_mib
@@ -22,10 +22,10 @@ from imginav_jax.training import compiled, state
 BATCH_SIZES = (4, 8, 16, 32, 64)
 
 
-class CompileTarget(NamedTuple):
-    """What the steps are compiled for."""
+class Scope(NamedTuple):
+    """What a table is about."""
 
-    device: Any  # JAX's
+    device: Any  # JAX's, which the steps are compiled for
     precisions: tuple[str, ...]  # those whose estimates mean something
     tunings: tuple[cards.Tuning, ...]  # of the cards to compare with
     ahead: bool  # the card is not here
@@ -40,53 +40,38 @@ class Need(NamedTuple):
     mib: tuple[float | None, ...]  # by batch size, the compiler's estimate; None where it has itself run out of memory
 
 
-def this_device() -> CompileTarget:
-    """JAX's first, compared with every card that is known; UserError where there is none."""
+def this_device() -> Scope:
+    """Returns that of JAX's first device, compared with every card that is known; UserError where there is none."""
     require_devices()
     device = jax.devices()[0]
-    return CompileTarget(device, ("float32",) if device.platform == "cpu" else PRECISIONS, cards.TUNINGS, ahead=False)
+    return Scope(device, ("float32",) if device.platform == "cpu" else PRECISIONS, cards.TUNINGS, ahead=False)
 
 
-def card(chip: str) -> CompileTarget:
-    """A card of cards.CHIPS, which need not be here, in float32 and in its own precision.
-
-    Raises:
-      UserError: what compiles for cards is not installed.
-    """
+def card(chip: str) -> Scope:
+    """Returns that of a card of cards.CHIPS, in float32 and its own precision; UserError if nothing compiles for it."""
     tunings = tuple(tuning for tuning in cards.TUNINGS if tuning.chip == chip)
     precisions = dict.fromkeys(("float32", *(tuning.precision for tuning in tunings)))
-    return CompileTarget(chips.device(chip), tuple(precisions), tunings, ahead=True)
+    return Scope(chips.device(chip), tuple(precisions), tunings, ahead=True)
 
 
-def measure(config: RawConfig, target: CompileTarget, batch_sizes: Sequence[int] = BATCH_SIZES) -> list[Need]:
-    """Compiles a training step of each kind; takes minutes.
-
-    Args:
-      config: of R1, R2 or R3; the steps of all three, the precision, remat and the batch size are put into it.
-      target: what they are compiled for.
-      batch_sizes: images.
-
-    Raises:
-      UserError: the config cannot be used.
-    """
-    runs = list(phase.DOWNSAMPLING_STEPS)
-    kinds = list(itertools.product(runs, target.precisions, (False, True)))
-    experiments = {
-        (precision, remat, batch_size): phase.experiments(_change(config, precision, remat, batch_size))
-        for (_, precision, remat), batch_size in itertools.product(kinds, batch_sizes)
-    }
-    total = len(kinds) * len(batch_sizes)
-    logger.info("Compiling %d training steps for %s ...", total, target.device.device_kind)
-    found = []
+def measure(config: RawConfig, scope: Scope) -> list[Need]:
+    """Returns what steps of each kind need, of a config as `phase.experiments` takes it; compiles for minutes."""
+    kinds: dict[tuple[str, str, bool], list[Experiment]] = {}
+    for precision, remat, batch_size in itertools.product(scope.precisions, (False, True), BATCH_SIZES):
+        changes = {"precision": precision, "model.remat": remat, "batch_size": batch_size}
+        for run, experiment in phase.experiments(autoencoder_cost.change(config, changes)).items():
+            kinds.setdefault((run, precision, remat), []).append(experiment)
+    total, found = len(kinds) * len(BATCH_SIZES), []
+    logger.info("Compiling %d training steps for %s ...", total, scope.device.device_kind)
     with Progress("Memory", total, "programs") as progress:
-        for run, precision, remat in kinds:
-            steps = progress.count([experiments[precision, remat, batch_size][run] for batch_size in batch_sizes])
-            found.append(Need(run, precision, remat, tuple(train_memory_mib(step, target.device) for step in steps)))
+        for kind in itertools.product(phase.DOWNSAMPLING_STEPS, scope.precisions, (False, True)):
+            mib = [train_memory_mib(experiment, scope.device) for experiment in progress.count(kinds[kind])]
+            found.append(Need(*kind, tuple(mib)))
     return found
 
 
 def train_memory_mib(experiment: Experiment, device: Any) -> float | None:
-    """The compiler's estimate of what a training step needs on `device`; None where it has run out of memory."""
+    """Returns the compiler's estimate of what a training step needs; None where it has itself run out of memory."""
     fields = experiment.config
     optimizer, create = state.of_experiment(experiment)
     mesh = Mesh(np.array([device]), ("data",))
@@ -101,47 +86,39 @@ def train_memory_mib(experiment: Experiment, device: Any) -> float | None:
     return memory_mib(step.memory_analysis())
 
 
-def render(
-    config: RawConfig, target: CompileTarget, needs: Sequence[Need], batch_sizes: Sequence[int] = BATCH_SIZES
-) -> str:
-    """A Markdown table under a few lines that say what it holds; `config` and `target` as `measure` was given them."""
-    limits = _card_limits(target)
-    header = ["run", "precision", "remat", *map(str, batch_sizes), *limits]
+def render(config: RawConfig, scope: Scope, needs: Sequence[Need]) -> str:
+    """Returns a Markdown table of what `measure` has found, under a few lines that say what it holds."""
+    limits = _card_limits(scope)
+    header = ["run", "precision", "remat", *map(str, BATCH_SIZES), *limits]
     rows = [header, ["---"] * 3 + ["---:"] * (len(header) - 3)]
     for need in needs:
         mib = ["too large" if value is None else f"{value:,.0f}" for value in need.mib]
-        fits = [_largest(need, batch_sizes, limit) for limit in limits.values()]
+        fits = [_largest(need, limit) for limit in limits.values()]
         rows.append([need.run, need.precision, "on" if need.remat else "off", *mib, *fits])
-    heading = " ".join(_sentences(config, target))
+    heading = " ".join(_sentences(config, scope))
     return "\n".join([heading, "", *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-def _change(config: RawConfig, precision: str, remat: bool, batch_size: int) -> RawConfig:
-    changed = config.copy_and_resolve_references()
-    changed.precision, changed.model.remat, changed.batch_size = precision, remat, batch_size
-    return changed
+def _card_limits(scope: Scope) -> dict[str, float]:
+    """Returns the MiB that XLA's pool has on each card."""
+    return {tuning.label: float(tuning.memory_fraction or 1) * tuning.memory_mib for tuning in scope.tunings}
 
 
-def _card_limits(target: CompileTarget) -> dict[str, float]:
-    """MiB that XLA's pool has on each card."""
-    return {tuning.label: float(tuning.memory_fraction or 1) * tuning.memory_mib for tuning in target.tunings}
-
-
-def _largest(need: Need, batch_sizes: Sequence[int], limit_mib: float) -> str:
-    fitting = [size for size, mib in zip(batch_sizes, need.mib, strict=True) if mib is not None and mib <= limit_mib]
+def _largest(need: Need, limit_mib: float) -> str:
+    fitting = [size for size, mib in zip(BATCH_SIZES, need.mib, strict=True) if mib is not None and mib <= limit_mib]
     return str(max(fitting)) if fitting else "none"
 
 
-def _sentences(config: RawConfig, target: CompileTarget) -> Iterator[str]:
-    size, parts, device = config.data.image_size, config.accumulate_steps, target.device
+def _sentences(config: RawConfig, scope: Scope) -> Iterator[str]:
+    size, parts, device = config.data.image_size, config.accumulate_steps, scope.device
     batches = f"batches of layouts of {size}x{size}" + (f", taken in {parts} parts" if parts > 1 else "")
     yield f"MiB that a training step needs on one card, by the size of the batch ({batches}), and the largest of these"
     yield "batches that each card holds."
-    limits = ", ".join(f"{label} {limit:,.0f} MiB" for label, limit in _card_limits(target).items())
+    limits = ", ".join(f"{label} {limit:,.0f} MiB" for label, limit in _card_limits(scope).items())
     yield f"A card holds what fits into XLA's share of its memory ({limits})."
     yield f"Every number is the compiler's estimate for {device.device_kind} (jax {jax.__version__}), none is"
     yield "interpolated; nothing was run."
-    if target.ahead:
+    if scope.ahead:
         yield "Compiled ahead of time, without the card: cuDNN's work space is not included."
     if device.platform == "cpu":
         yield "Compiled for the CPU: a card's own program differs by the work space of cuDNN and by its convolutions."

@@ -19,15 +19,7 @@ UNSHUFFLES = (2, 4)  # of R1's latent
 
 
 def measure(config: RawConfig, rounds: int) -> Benchmark:
-    """Times everything on the first device; takes minutes.
-
-    Args:
-      config: of R1, R2 or R3; only the downsampling steps are changed.
-      rounds: samples of every time.
-
-    Raises:
-      UserError: the config cannot be used.
-    """
+    """Times everything on the first device, with a config as `experiments` takes it; takes minutes."""
     runs = experiments(config)
     conditions = current_conditions(config, rounds)
     logger.info("Measuring on %s", table.heading(conditions))
@@ -39,24 +31,18 @@ def measure(config: RawConfig, rounds: int) -> Benchmark:
 
 
 def experiments(config: RawConfig) -> dict[str, Experiment]:
-    """R1, R2 and R3, made of any of them, with fresh weights.
-
-    Raises:
-      UserError: it is another experiment, or a value is out of range.
-    """
+    """Returns R1, R2 and R3, made of the config of any of them, with fresh weights; UserError where it is unfit."""
     given = config.get("experiment", "R1")
     if given not in DOWNSAMPLING_STEPS:
         raise UserError(f"config.experiment is {given}, expected one of {', '.join(DOWNSAMPLING_STEPS)}")
-    found = {}
-    for run, steps in DOWNSAMPLING_STEPS.items():
-        changed = config.copy_and_resolve_references()
-        changed.model.downsampling_steps = steps
-        found[run] = autoencoder_cost.fresh_experiment(changed)
-    return found
+    return {
+        run: autoencoder_cost.fresh_experiment(config, {"model.downsampling_steps": steps})
+        for run, steps in DOWNSAMPLING_STEPS.items()
+    }
 
 
 def latent_shapes(image_size: int, latent_channels: int) -> dict[str, Shape]:
-    """What a diffusion model may work on: every run's latent, R1's pixel-unshuffled, and the matched-volume arm.
+    """Returns the latents to diffuse: every run's, R1's pixel-unshuffled, and the matched-volume arm's.
 
     Pixel-unshuffling by f makes f x f cells one, with f * f times the channels.
     """
@@ -73,7 +59,7 @@ def latent_shapes(image_size: int, latent_channels: int) -> dict[str, Shape]:
 
 
 def group_by_shape(shapes: dict[str, Shape]) -> dict[Shape, tuple[str, ...]]:
-    """Every shape once, with all its names, in the order of the first of them."""
+    """Returns every shape once, with all its names, in the order of the first of them."""
     names: dict[Shape, tuple[str, ...]] = {}
     for name, shape in shapes.items():
         names[shape] = (*names.get(shape, ()), name)
@@ -81,19 +67,15 @@ def group_by_shape(shapes: dict[str, Shape]) -> dict[Shape, tuple[str, ...]]:
 
 
 def _measure_autoencoders(runs: dict[str, Experiment], rounds: int) -> tuple[AutoencoderCost, ...]:
-    config = next(iter(runs.values())).config
-    batch = autoencoder_cost.synthetic_batch(config.batch_size, config.data.image_size, config.data.seed)
     prepared = {}
     for run, exp in runs.items():
-        prepared[run] = autoencoder_cost.prepare(exp, batch, ("train", "encode", "decode"))
+        prepared[run] = autoencoder_cost.prepare(exp, ("train", "encode", "decode"))
         seconds = prepared[run].programs["train"].compile_seconds
         logger.info("%s: autoencoder compiled, its training step in %.1f s", run, seconds)
     works = {(run, name): work for run, each in prepared.items() for name, work in each.works.items()}
     seconds = timing.time_in_turns("Autoencoders", timing.warm_up(works), rounds)
-    return tuple(
-        autoencoder_cost.cost(run, each, {name: seconds[run, name] for name in each.works})
-        for run, each in prepared.items()
-    )
+    of_run = {run: {name: seconds[run, name] for name in each.works} for run, each in prepared.items()}
+    return tuple(autoencoder_cost.cost(run, each, of_run[run]) for run, each in prepared.items())
 
 
 def _measure_diffusion(runs: dict[str, Experiment], rounds: int) -> tuple[DiffusionCost, ...]:
@@ -105,8 +87,8 @@ def _measure_diffusion(runs: dict[str, Experiment], rounds: int) -> tuple[Diffus
         prepared |= {(shape, "unet"): unet, (shape, "controlnet"): controlnet}
         spent = unet.program.compile_seconds + controlnet.program.compile_seconds
         logger.info("%s: U-Net and ControlNet compiled in %.1f s", ", ".join(names), spent)
-    works = {key: each.work for key, each in prepared.items()}
-    seconds = timing.time_in_turns("Diffusion", timing.warm_up(works), rounds)
+    works = timing.warm_up({key: each.work for key, each in prepared.items()})
+    seconds = timing.time_in_turns("Diffusion", works, rounds)
     costs = {
         (shape, kind): diffusion_cost.cost(each, seconds[shape, kind], seconds[shapes["R1"], kind], config.batch_size)
         for (shape, kind), each in prepared.items()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from imginav_jax.benchmark.turn_process import Served
 from imginav_jax.datasets import palette
 
 
@@ -29,17 +30,20 @@ class PngLayouts:
         return np.ascontiguousarray(pixels.astype(np.float32).transpose(2, 0, 1)) / np.float32(127.5) - 1, classes
 
 
-def open_loader(paths: Sequence[Path], batch_size: int) -> Any:
-    """One process, one thread; ImportError where there is no PyTorch."""
-    import torch
-
+def prepare(folder: str, batch_size: int) -> Served:
+    """Returns what finds the rate of a DataLoader of one process and one thread; nothing where PyTorch is missing."""
+    try:
+        import torch
+    except ImportError:
+        return None, {"rates": dict}
     torch.set_num_threads(1)
-    dataset: Any = PngLayouts(paths)
-    return torch.utils.data.DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
+    dataset: Any = PngLayouts(sorted(Path(folder).rglob("*.png")))
+    loader = torch.utils.data.DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
 
+    def rates() -> dict[str, float]:
+        start, count = time.perf_counter(), 0
+        for images, _ in loader:
+            count += len(images)
+        return {"torch_dataloader": count / (time.perf_counter() - start)}
 
-def images_per_second(loader: Any) -> float:
-    start, count = time.perf_counter(), 0
-    for images, _ in loader:
-        count += len(images)
-    return count / (time.perf_counter() - start)
+    return None, {"rates": rates}

@@ -1,8 +1,7 @@
-"""PyTorch's side of the comparison, in a process of its own: `python -m imginav_jax.benchmark.pytorch.worker FOLDER`.
+"""PyTorch's side of the comparison, in a process of its own (`turn_process`).
 
 In one process PyTorch's threads and XLA's slow each other down two- to fourfold.  So PyTorch works here, and only when
-it is asked to: after a line of JSON that says "ready" (a `Ready`) it takes a sample for each line on stdin that names
-one of train, eval and encode, and answers with the seconds a call.  The end of stdin ends it.
+it is asked to: after a `Ready` it takes a sample of train, eval or encode, and answers with the seconds a call.
 
 PyTorch has what its users can give it: channels last, AdamW in one kernel, mixed precision and torch.compile on a GPU;
 the C library's allocator is left as it is, without our own settings.  Images as floats and classes as numbers lie
@@ -11,13 +10,10 @@ mIoU and accuracies are counted from.
 """
 
 import contextlib
-import dataclasses
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,27 +21,21 @@ from torch import Tensor
 
 from imginav_jax.benchmark.pytorch import job as torch_job
 from imginav_jax.benchmark.pytorch.job import Job, Ready
-from imginav_jax.benchmark.sampling import Work, make_sampler
+from imginav_jax.benchmark.sampling import Sampler, Work, make_sampler
 from imginav_jax.datasets import palette
 from imginav_jax.pytorch import twin as torch_twin
 from imginav_jax.system.errors import first_line
 
-_Forward = Callable[[Tensor, Tensor, Tensor], Any]
 
-
-def main(folder: Path) -> None:
-    answers = _take_stdout()
-    job, arrays = torch_job.load(folder)
+def prepare(folder: str) -> tuple[Ready, dict[str, Sampler]]:
+    """Loads the job that lies in `folder`, and returns the first answer and what takes samples, by the work's name."""
+    job, arrays = torch_job.load(Path(folder))
     if job.device == "cuda" and not torch.cuda.is_available():
         sys.exit("PyTorch finds no CUDA device, though JAX does; install a build of PyTorch for CUDA")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job.allow_tf32
     torch.backends.cudnn.benchmark = True
     works, form, loss = make_works(job, arrays)
-    ready = Ready(form, loss)
-    samplers = {name: make_sampler(work, _waiter(job)) for name, work in works.items()}
-    print(json.dumps(dataclasses.asdict(ready)), file=answers, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(samplers[line.strip()]()), file=answers, flush=True)
+    return Ready(form, loss), {name: make_sampler(work, _waiter(job)) for name, work in works.items()}
 
 
 def make_works(job: Job, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Work], str, float]:
@@ -76,12 +66,25 @@ def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[
     images, classes, types = (each.to(job.device) for each in inputs)
     optimizer = torch_twin.make_optimizer(twin, job.learning_rate, job.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(job.device, enabled=job.device == "cuda" and job.precision == "float16")
-    loss, score = compiled(_make_loss(twin, job)), compiled(_make_score(twin, job))
     encoder = compiled(twin.encoder)
+
+    @compiled
+    def compute_loss(images: Tensor, classes: Tensor, types: Tensor) -> Tensor:
+        with _autocast(job):
+            return torch_twin.compute_loss(twin(images), images, classes, types, job.loss_weights)
+
+    @compiled
+    def score(images: Tensor, classes: Tensor, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the loss, every pixel's class and predicted one as a number, and where the type is right."""
+        with _autocast(job):
+            outputs = twin(images)
+            value = torch_twin.compute_loss(outputs, images, classes, types, job.loss_weights)
+        pairs = classes * palette.NUM_CLASSES + outputs["segmentation"].argmax(1)
+        return value, pairs.flatten(), outputs["classification"].argmax(1) == types
 
     def train() -> Tensor:
         optimizer.zero_grad()
-        value = loss(images, classes, types)
+        value = compute_loss(images, classes, types)
         scaler.scale(value).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -100,27 +103,6 @@ def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[
     return {"train": train, "eval": evaluate, "encode": encode}
 
 
-def _make_loss(twin: torch_twin.Twin, job: Job) -> _Forward:
-    def loss(images: Tensor, classes: Tensor, types: Tensor) -> Tensor:
-        with _autocast(job):
-            return torch_twin.compute_loss(twin(images), images, classes, types, job.loss_weights)
-
-    return loss
-
-
-def _make_score(twin: torch_twin.Twin, job: Job) -> _Forward:
-    """The loss, every pixel's class and the predicted one as a number, and where room and scene are told apart."""
-
-    def score(images: Tensor, classes: Tensor, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with _autocast(job):
-            outputs = twin(images)
-            value = torch_twin.compute_loss(outputs, images, classes, types, job.loss_weights)
-        pairs = classes * palette.NUM_CLASSES + outputs["segmentation"].argmax(1)
-        return value, pairs.flatten(), outputs["classification"].argmax(1) == types
-
-    return score
-
-
 def _autocast(job: Job) -> contextlib.AbstractContextManager[Any]:
     if job.device == "cuda" and job.precision != "float32":
         return torch.autocast(job.device, getattr(torch, job.precision))
@@ -129,14 +111,3 @@ def _autocast(job: Job) -> contextlib.AbstractContextManager[Any]:
 
 def _waiter(job: Job) -> Callable[[Any], None]:
     return lambda _: torch.cuda.synchronize() if job.device == "cuda" else None
-
-
-def _take_stdout() -> TextIO:
-    """Answers alone go there: what a library prints goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return answers
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -59,7 +59,7 @@ class Probes(NamedTuple):
 
 
 def prepare(precision: str) -> Probes:
-    """Compiles; takes about a GiB of the device's memory.
+    """Compiles the probes and returns them; takes about a GiB of the device's memory.
 
     Args:
       precision: of the matrix product.
@@ -72,7 +72,7 @@ def prepare(precision: str) -> Probes:
 
 
 def fractions(program: Program, seconds: Sequence[float], rates: Sequence[Rates]) -> Fractions:
-    """`seconds` that a call took, and the device's rates, by round."""
+    """Returns the fractions, of the seconds that a call took and the device's rates by round."""
     rounds = list(zip(seconds, rates, strict=True))
     return Fractions(
         timing.spread([program.flops / rate.flops_per_second / each for each, rate in rounds]),

@@ -38,7 +38,6 @@ COMMANDS = {
     "cards": Command("cards", "show the card that this machine has, and the settings that suit it"),
     "preflight": Command("preflight", "check what is to be queued on a cluster"),
 }
-_STARTED_BY_OTHERS = ("benchmark.pytorch.worker",)
 _is_prepared = False
 
 
@@ -57,7 +56,7 @@ def prepare_if_command(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
     if module != _PACKAGE and not module.startswith(f"{_PACKAGE}."):
         return
     name = module.removeprefix(_PACKAGE).lstrip(".").removesuffix("__main__").rstrip(".")
-    if name not in ("", *_STARTED_BY_OTHERS, *(command.module for command in COMMANDS.values())):
+    if name not in ("", *(command.module for command in COMMANDS.values())):
         sys.stderr.write(f"error: {module} is no command; `python -m {_PACKAGE}` lists them\n")
         sys.exit(2)
     prepare()
