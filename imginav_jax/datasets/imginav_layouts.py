@@ -1,29 +1,23 @@
 """The TFDS data set `imginav_layouts`: layouts, packed exactly, in ArrayRecord files."""
 
-import collections
-import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imginav_jax.datasets import layout_file, layout_record, manifest
-from imginav_jax.system.errors import UserError
+from imginav_jax.datasets import manifest
 
 NAME, VERSION = "imginav_layouts", "3.0.0"
-_AHEAD = 32  # layouts that are packed before their turn to be written
 
 
-class Layout(NamedTuple):
-    """One example before its pixels are read."""
+class LayoutExample(NamedTuple):
+    """One layout, ready to be written."""
 
     layout_id: str
     row: manifest.ManifestRow
-    digest: str  # SHA-256 of the file
+    image: bytes  # as `layout_record` packs it
 
 
 class ImginavLayouts(tfds.core.GeneratorBasedBuilder):
@@ -31,11 +25,9 @@ class ImginavLayouts(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(
-        self, splits: Mapping[str, Sequence[Layout]], image_size: int, facts: Mapping[str, Any], data_dir: Path
-    ):
-        """The layouts of each split, in order; `facts` become the data set's metadata."""
-        self._splits, self._image_size, self._facts = splits, image_size, facts
+    def __init__(self, splits: Mapping[str, Iterable[LayoutExample]], facts: Mapping[str, Any], data_dir: Path):
+        """Takes the layouts of each split, in order and once; `facts` become the data set's metadata."""
+        self._splits, self._facts = splits, facts
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -57,29 +49,17 @@ class ImginavLayouts(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
-        return {name: self._generate_examples(layouts) for name, layouts in self._splits.items()}
+        return {name: self._generate_examples(examples) for name, examples in self._splits.items()}
 
-    def _generate_examples(self, layouts: Sequence[Layout]) -> Iterator[tuple[int, dict[str, Any]]]:
-        waiting: collections.deque[Future[dict[str, Any]]] = collections.deque()
-        done = 0
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            for layout in layouts:
-                waiting.append(pool.submit(self._example, layout))
-                if len(waiting) > _AHEAD:
-                    yield done, waiting.popleft().result()
-                    done += 1
-            for number, future in enumerate(waiting, done):
-                yield number, future.result()
-
-    def _example(self, layout: Layout) -> dict[str, Any]:
-        layout_id, row, digest = layout
-        content = layout_file.read_layout(row.path, self._image_size)
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise UserError(f"row {row.line}: {row.path} changed while the data set was being prepared")
-        return {
-            "image": layout_record.encode(layout_file.decode_layout(content)),
-            "type": row.type,
-            "scene_id": row.scene_id,
-            "room_id": row.room_id,
-            "layout_id": layout_id,
-        }
+    def _generate_examples(self, examples: Iterable[LayoutExample]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, (layout_id, row, image) in enumerate(examples):
+            yield (
+                number,
+                {
+                    "image": image,
+                    "type": row.type,
+                    "scene_id": row.scene_id,
+                    "room_id": row.room_id,
+                    "layout_id": layout_id,
+                },
+            )

@@ -101,12 +101,6 @@ def _read_pixel_chunks(file: BinaryIO, limit: int) -> bytes | None:
     return b"".join(parts)
 
 
-def decode_layout(content: bytes) -> UInt8[np.ndarray, "size size 3"]:
-    """Returns the pixels of a PNG that `read_layout` has returned and `inspect_layout` has passed."""
-    with _open(content) as image:
-        return np.array(image.convert("RGB"))
-
-
 def _open(content: bytes) -> Image.Image:
     """Opens an image of the size that its first header says, which was checked.
 
@@ -121,8 +115,8 @@ def _open(content: bytes) -> Image.Image:
     return image
 
 
-def inspect_layout(path: Path, content: bytes) -> Pixels:
-    """Decodes the whole image.
+def decode_layout(path: Path, content: bytes) -> UInt8[np.ndarray, "size size 3"]:
+    """Returns the pixels of a PNG that `read_layout` has returned; `path` is for messages alone.
 
     Raises:
       UserError: the pixels are truncated or damaged, or one colour is declared transparent.
@@ -136,5 +130,15 @@ def inspect_layout(path: Path, content: bytes) -> Pixels:
         raise UserError(f"{path} is truncated or damaged: {error}") from None
     if transparent:
         raise UserError(f"{path} has a transparent colour, expected RGB without alpha")
+    return pixels
+
+
+def describe(pixels: UInt8[np.ndarray, "size size 3"]) -> Pixels:
+    """Returns the digest of a layout's pixels, and how many of them are off the palette."""
     off_palette = int((~palette.on_palette(pixels)).sum())
     return Pixels(hashlib.sha256(pixels.tobytes()).hexdigest(), off_palette)
+
+
+def inspect_layout(path: Path, content: bytes) -> Pixels:
+    """Decodes a layout and returns what `describe` says of it; raises as `decode_layout` does."""
+    return describe(decode_layout(path, content))

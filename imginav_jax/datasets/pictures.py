@@ -23,8 +23,7 @@ def read_images(paths: Sequence[Path], image_size: int) -> UInt8[np.ndarray, "b 
     images = []
     for path in paths:
         content = layout_file.read_layout(path, image_size)
-        layout_file.inspect_layout(path, content)
-        images.append(layout_file.decode_layout(content))
+        images.append(layout_file.decode_layout(path, content))
     return np.stack(images)
 
 

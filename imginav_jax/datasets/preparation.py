@@ -9,15 +9,15 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow_datasets as tfds
 
-from imginav_jax.datasets import file_list, imginav_layouts, layout_file, palette, read_errors, split, synthetic
-from imginav_jax.datasets.imginav_layouts import ImginavLayouts, Layout
+from imginav_jax.datasets import imginav_layouts, layout_file, packing, palette, prepared_files, split, synthetic
+from imginav_jax.datasets.imginav_layouts import ImginavLayouts, LayoutExample
 from imginav_jax.datasets.manifest import Manifest, ManifestRow, read_manifest
 from imginav_jax.system import ownership
 from imginav_jax.system.errors import UserError
@@ -66,16 +66,16 @@ class PreparedData:
 
     @property
     def kind(self) -> str:
-        """The word that stamps every output."""
+        """Returns the word that stamps every output: synthetic or manifest."""
         return "synthetic" if self.synthetic else "manifest"
 
     def describe(self) -> dict[str, Any]:
-        """For the outputs of a run."""
+        """Returns what a run's outputs say of its data, as JSON: kind, manifest and facts."""
         return {"kind": self.kind, "manifest": str(self.manifest.absolute()), **self.facts}
 
 
 def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
-    """The data set of `spec` under `cache_dir`, built there unless it is there already.
+    """Builds the data set of `spec` under `cache_dir`, unless it is there already, and returns where and what it is.
 
     Raises:
       UserError: the manifest or a layout cannot be used, or the cache cannot be written.
@@ -84,10 +84,13 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
         cache_dir.mkdir(parents=True, exist_ok=True)
         path = _draw_synthetic(spec, cache_dir) if spec.manifest is None else Path(spec.manifest)
         manifest = read_manifest(path, spec.root if spec.manifest else None)
-        layouts = _read_layouts(manifest, spec.image_size)
+        files = packing.LayoutFiles(spec.image_size)
+        layouts = _read_layouts(manifest, files)
         fingerprint = _fingerprint(spec, layouts)
         key = _digest(fingerprint)
-        _build_once(_folder(cache_dir, key), lambda folder: _build(spec, manifest, layouts, key, folder), _is_whole)
+        _build_once(
+            _folder(cache_dir, key), lambda folder: _build(spec, manifest, layouts, files, key, folder), _is_whole
+        )
     except OSError as error:
         raise UserError(f"cannot prepare the data set in {cache_dir} (data.cache_dir): {error}") from None
     builder_dir = prepared_directory(cache_dir, key)
@@ -104,20 +107,24 @@ def prepare(spec: DataSpec, cache_dir: Path) -> PreparedData:
 
 
 def _read_facts(directory: Path) -> dict[str, Any]:
-    """UserError where the files that describe a prepared data set cannot be read."""
+    """Reads the facts that are stored with a prepared data set.
+
+    Raises:
+      UserError: the files that describe it cannot be read.
+    """
     try:
         return dict(tfds.builder_from_directory(directory).info.metadata or {})
     except Exception as error:  # TFDS and protobuf have their own
-        raise read_errors.explain(directory, error) from None
+        raise prepared_files.explain(directory, error) from None
 
 
 def prepared_directory(cache_dir: Path, key: str) -> Path:
-    """Where a data set of this key is once it is prepared, for tfds.builder_from_directory."""
+    """Returns the folder of the data set with this key, prepared or not, for tfds.builder_from_directory."""
     return _inside(_folder(cache_dir, key))
 
 
 def is_prepared(cache_dir: Path, key: str) -> bool:
-    """Whether all files of the data set are there.
+    """Returns whether all files of the data set with this key are there.
 
     Raises:
       UserError: the cache cannot be read.
@@ -133,7 +140,7 @@ def _inside(folder: Path) -> Path:
 
 
 def _folder(cache_dir: Path, key: str) -> Path:
-    """Packed another way, the same data set is another folder beside it."""
+    """Returns the data set's folder; packed another way, the same data set has another beside it."""
     return cache_dir / f"{key}-v{imginav_layouts.VERSION}"
 
 
@@ -144,26 +151,26 @@ def _draw_synthetic(spec: DataSpec, cache_dir: Path) -> Path:
         with Progress("Drawing synthetic layouts", spec.synthetic_size, "layouts") as progress:
             synthetic.write_manifest(folder, spec.synthetic_size, spec.image_size, spec.seed, progress.advance)
 
-        file_list.write(folder)
+        prepared_files.write_list(folder)
 
     return _build_once(cache_dir / name, draw, functools.partial(_is_drawn, count=spec.synthetic_size)) / "layouts.csv"
 
 
 def _is_drawn(folder: Path, count: int) -> bool:
-    """Whether all synthetic layouts are there; earlier versions left no list of the files."""
-    missing = file_list.find_missing(folder)
+    """Returns whether all synthetic layouts are there; earlier versions left no list of the files."""
+    missing = prepared_files.find_missing(folder)
     if missing is not None or not folder.exists():
         return missing == []
     try:
         rows = read_manifest(folder / "layouts.csv").rows
     except UserError:  # it is gone or cut off
         return False
-    return len(rows) == count and all(file_list.size_of(row.path) for row in rows)
+    return len(rows) == count and all(prepared_files.size_of(row.path) for row in rows)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all files of a prepared data set are there; earlier versions left no list of them."""
-    missing = file_list.find_missing(folder)
+    """Returns whether all files of a prepared data set are there; earlier versions left no list of them."""
+    missing = prepared_files.find_missing(folder)
     if missing is not None or not folder.exists():
         return missing == []
     directory = _inside(folder)
@@ -176,20 +183,22 @@ def _is_whole(folder: Path) -> bool:
         ]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return all(file_list.size_of(directory / name) for name in (*names, "features.json", "metadata.json"))
+    return all(prepared_files.size_of(directory / name) for name in (*names, "features.json", "metadata.json"))
 
 
-def _read_layouts(manifest: Manifest, image_size: int) -> list[Layout]:
-    """Every usable row with its content's digest; all bad rows are reported together."""
+class _Layout(NamedTuple):
+    layout_id: str
+    row: ManifestRow
+    digest: str  # SHA-256 of the file
 
-    def digest(row: ManifestRow) -> str:
-        return hashlib.sha256(layout_file.read_layout(row.path, image_size)).hexdigest()
 
-    digests = _for_each_row(manifest, manifest.rows, digest, "Reading layouts")
+def _read_layouts(manifest: Manifest, files: packing.LayoutFiles) -> list[_Layout]:
+    """Returns every usable row with its content's digest; all bad rows are reported together."""
+    digests = _for_each_row(manifest, manifest.rows, files.digest, "Reading layouts")
     if manifest.problems:
         # Damaged pixels are found by decoding only: look for them now, so that one run reports every bad row.
         good = [row for row, value in zip(manifest.rows, digests, strict=True) if value is not None]
-        _for_each_row(manifest, good, lambda row: _inspect(row, image_size), "Checking layouts")
+        _for_each_row(manifest, good, files.inspect, "Checking layouts")
         manifest.raise_problems()
     if not manifest.rows:
         raise UserError(
@@ -201,14 +210,14 @@ def _read_layouts(manifest: Manifest, image_size: int) -> list[Layout]:
     for row, content in zip(manifest.rows, digests, strict=True):
         name = f"{row.scene_id}/{row.type}/{row.room_id}"
         seen[name] += 1
-        layouts.append(Layout(name if seen[name] == 1 else f"{name}#{seen[name]}", row, content or ""))
+        layouts.append(_Layout(name if seen[name] == 1 else f"{name}#{seen[name]}", row, content or ""))
     return layouts
 
 
 def _for_each_row(
     manifest: Manifest, rows: Sequence[ManifestRow], work: Callable[[ManifestRow], _T], what: str
 ) -> list[_T | None]:
-    """`work` on every row, over all cores; a row that fails gives None and a problem in the manifest."""
+    """Does `work` on every row, on all cores; returns what came of each, None where it has become a problem."""
 
     def guarded(row: ManifestRow) -> _T | UserError:
         try:
@@ -226,12 +235,8 @@ def _for_each_row(
     return results
 
 
-def _inspect(row: ManifestRow, image_size: int) -> layout_file.Pixels:
-    return layout_file.inspect_layout(row.path, layout_file.read_layout(row.path, image_size))
-
-
-def _fingerprint(spec: DataSpec, layouts: Sequence[Layout]) -> dict[str, Any]:
-    """Changes whenever pixels, split or facts would; paths and how pixels are packed are not part of it."""
+def _fingerprint(spec: DataSpec, layouts: Sequence[_Layout]) -> dict[str, Any]:
+    """Returns what decides pixels, split and facts; paths and how pixels are packed are not part of it."""
     rows = [(layout.row.scene_id, layout.row.type, layout.row.room_id, layout.digest) for layout in layouts]
     return {
         "data.kind": "synthetic" if spec.manifest is None else "manifest",
@@ -245,12 +250,12 @@ def _fingerprint(spec: DataSpec, layouts: Sequence[Layout]) -> dict[str, Any]:
 
 
 def _digest(content: Any) -> str:
-    """Sixteen hex digits."""
+    """Returns the first 16 hex digits of the SHA-256 of `content` as JSON."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _build_once(directory: Path, build: Callable[[Path], None], is_whole: Callable[[Path], bool] = Path.exists) -> Path:
-    """`directory`, filled by `build` unless it is whole; it appears whole or not at all, whoever else wants it."""
+    """Fills `directory` by `build`, unless it is whole, and returns it; it appears whole or not at all to everyone."""
     if is_whole(directory):
         return directory
     with ownership.own(Path(f"{directory}.lock"), f"data set {directory}", wait=True) as owner:
@@ -279,53 +284,65 @@ def _replace(directory: Path, whole: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _build(spec: DataSpec, manifest: Manifest, layouts: Sequence[Layout], key: str, folder: Path) -> None:
-    found = _for_each_row(manifest, manifest.rows, lambda row: _inspect(row, spec.image_size), "Checking layouts")
-    manifest.raise_problems()
-    pixels = [each for each in found if each is not None]
-    digests = [each.digest for each in pixels]
-    held_out = split.validation_mask(
-        [layout.row.scene_id for layout in layouts], digests, spec.validation_fraction, spec.seed
-    )
-    splits = {
-        TRAIN: [layout for layout, held in zip(layouts, held_out, strict=True) if not held],
-        VALIDATION: [layout for layout, held in zip(layouts, held_out, strict=True) if held],
-    }
-    facts = {
-        "key": key,
-        "scenes": len({layout.row.scene_id for layout in layouts}),
-        "duplicates": len(digests) - len(set(digests)),
-        "off_palette_pixels": _count_off_palette(manifest, pixels, spec.image_size),
-    }
-    with Progress("Writing the data set", len(layouts), "layouts") as progress:
-        counted = {name: _Counted(each, progress) for name, each in splits.items()}
-        builder = ImginavLayouts(counted, spec.image_size, facts, folder)
-        tfds.disable_progress_bar()  # ours counts layouts
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces downloads, and there are none
-            builder.download_and_prepare()
+def _build(
+    spec: DataSpec,
+    manifest: Manifest,
+    layouts: Sequence[_Layout],
+    files: packing.LayoutFiles,
+    key: str,
+    folder: Path,
+) -> None:
+    with packing.open_store(folder) as records:
+        packed = _pack(manifest, files, records)
+        pixels = [each.pixels for each in packed]
+        digests = [each.digest for each in pixels]
+        held_out = split.validation_mask(
+            [layout.row.scene_id for layout in layouts], digests, spec.validation_fraction, spec.seed
+        )
+        facts = {
+            "key": key,
+            "scenes": len({layout.row.scene_id for layout in layouts}),
+            "duplicates": len(digests) - len(set(digests)),
+            "off_palette_pixels": _count_off_palette(manifest, pixels, spec.image_size),
+        }
+        files.raise_changes()
+        with Progress("Writing the data set", len(layouts), "layouts") as progress:
+
+            def read(is_validation: bool) -> Iterator[LayoutExample]:
+                for layout, place, held in zip(layouts, packed, held_out, strict=True):
+                    if held == is_validation:
+                        yield LayoutExample(layout.layout_id, layout.row, records.read(place))
+                        progress.advance()
+
+            _write({TRAIN: read(False), VALIDATION: read(True)}, facts, folder)
+    prepared_files.write_list(folder)
+
+
+def _write(splits: Mapping[str, Iterable[LayoutExample]], facts: Mapping[str, Any], folder: Path) -> None:
+    builder = ImginavLayouts(splits, facts, folder)
+    tfds.disable_progress_bar()  # ours counts layouts
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces downloads, and there are none
+        builder.download_and_prepare()
     shutil.rmtree(folder / "downloads", ignore_errors=True)
-    file_list.write(folder)
 
 
-class _Counted(Sequence[Layout]):
-    """Layouts that report to a progress bar as they are taken."""
+def _pack(manifest: Manifest, files: packing.LayoutFiles, records: packing.RecordStore) -> list[packing.PackedLayout]:
+    """Decodes and packs every layout; returns where its record is. All damaged ones are reported together."""
 
-    def __init__(self, layouts: Sequence[Layout], progress: Progress):
-        self._layouts, self._progress = layouts, progress
+    def pack(row: ManifestRow) -> packing.PackedLayout:
+        return records.pack(row, files.take(row))
 
-    def __len__(self) -> int:
-        return len(self._layouts)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._layouts[index]
-
-    def __iter__(self) -> Iterator[Layout]:
-        for layout in self._layouts:
-            yield layout
-            self._progress.advance()
+    packed = _for_each_row(manifest, manifest.rows, pack, "Checking layouts")
+    manifest.raise_problems()
+    return [each for each in packed if each is not None]
 
 
 def _count_off_palette(manifest: Manifest, pixels: Sequence[layout_file.Pixels], image_size: int) -> int:
+    """Returns the number of pixels off the palette in all layouts.
+
+    Raises:
+      UserError: they are more than OFF_PALETTE_LIMIT of all pixels.
+    """
     count = sum(each.off_palette for each in pixels)
     share = count / (len(pixels) * image_size**2)
     if share > OFF_PALETTE_LIMIT:

@@ -35,7 +35,7 @@ _BYTES_OF_LOCKS = 2**18  # a process; each is a page
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Training batches are full: what is left over at the end of an epoch's shuffle is not used in it."""
+    """Returns the number of full batches in an epoch; the layouts left over at the end of its shuffle go unused."""
     return num_examples // batch_size
 
 
@@ -52,7 +52,7 @@ _WHOLE = Part()
 def train_dataset(
     source: LayoutSource, batch_size: int, num_epochs: int, seed: int, part: Part = _WHOLE
 ) -> grain.MapDataset[Batch]:
-    """All training batches of a run in order: element n is the batch of step n, whatever reads it.
+    """Returns all training batches of a run in order: element n is the batch of step n, whatever reads it.
 
     Every epoch is a new shuffle of the whole split, decided by the seed and the epoch alone.
     """
@@ -61,7 +61,7 @@ def train_dataset(
 
 
 def eval_dataset(source: LayoutSource, batch_size: int, part: Part = _WHOLE) -> grain.MapDataset[Batch]:
-    """Every example once, in order; the last batch is padded with the last example, whose index is then -1."""
+    """Returns batches of every layout once, in order; the last layout fills up the last batch, with index -1."""
     steps = -(-len(source) // batch_size)
     return _batches(source, Positions(len(source), None, steps, batch_size, part), 1)
 
@@ -76,7 +76,10 @@ class Positions(NamedTuple):
     part: Part
 
     def of_batch(self, number: int) -> list[int]:
-        """Those of the process; behind the last layout where the last batch is not full."""
+        """Returns the positions of this process's share of batch `number`.
+
+        Without a shuffle, those that would fill up the last batch are `count` or more.
+        """
         epoch, step = divmod(number, self.steps_per_epoch)
         share = self.batch_size // self.part.count
         start = step * self.batch_size + self.part.index * share
@@ -89,7 +92,7 @@ class Positions(NamedTuple):
 
 
 def _batches(source: LayoutSource, positions: Positions, num_epochs: int) -> grain.MapDataset[Batch]:
-    """Only the numbers of batches go through Grain: it takes as long for a number as for a batch."""
+    """Returns the batches of so many epochs; only their numbers go through Grain, as slow with a number as a batch."""
     numbers = grain.MapDataset.range(positions.steps_per_epoch * num_epochs)
     return numbers.map(functools.partial(_read_batch, source, positions))
 
@@ -97,7 +100,7 @@ def _batches(source: LayoutSource, positions: Positions, num_epochs: int) -> gra
 def prefetch(
     dataset: grain.MapDataset[Batch], sharding: jax.sharding.Sharding, num_workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches on the device, read and decoded ahead; close it, and its workers end.
+    """Returns the batches on the device, read and decoded ahead; closing the iterator ends its workers.
 
     Args:
       dataset: of host batches.
@@ -136,7 +139,11 @@ def _prefetch(
 
 
 def _require_shared_memory(dataset: grain.MapDataset[Batch], num_workers: int) -> None:
-    """UserError where not even the batches fit that are there at once: two of each worker, one on its way."""
+    """Checks that the batches fit that are there at once: two of each worker, one on its way.
+
+    Raises:
+      UserError: they do not.
+    """
     batch = dataset[0] if len(dataset) and _SHARED_MEMORY.exists() else None
     if batch is None:
         return
@@ -146,7 +153,11 @@ def _require_shared_memory(dataset: grain.MapDataset[Batch], num_workers: int) -
 
 
 def _name_shared_memory(batches: Generator[Batch, None, None]) -> Iterator[Batch]:
-    """The batches; where the workers' memory is full, an error that says so."""
+    """Yields the batches.
+
+    Raises:
+      UserError: the workers' memory is full.
+    """
     try:
         with contextlib.closing(batches):
             yield from batches
@@ -178,7 +189,7 @@ def _place(sharding: jax.sharding.Sharding, batch: Batch) -> Batch:
 
 
 def _read_batch(source: LayoutSource, positions: Positions, number: int) -> Batch:
-    """Decoded straight into its place; for a position behind the last one the last layout pads."""
+    """Reads a batch and decodes each layout into its place; the last layout pads, where a position is behind it."""
     indices = positions.of_batch(number)
     found = [source.packed(min(index, len(source) - 1)) for index in indices]
     side = layout_record.side(found[0].image)

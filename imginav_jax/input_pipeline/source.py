@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from imginav_jax.datasets import layout_record, read_errors
+from imginav_jax.datasets import layout_record, prepared_files
 
 _MEMORY_SHARE = 0.05  # of the free memory, for packed layouts
 _BYTES_A_LAYOUT = 500  # what Python adds to one in memory
@@ -41,7 +41,7 @@ class LayoutSource(Sequence[dict[str, Any]]):
             for first in itertools.accumulate(lengths[:-1], initial=0):  # opened now, not when an epoch is done
                 self._records[first]
         except Exception as error:  # TFDS, protobuf and ArrayRecord have their own
-            raise read_errors.explain(directory, error) from None
+            raise prepared_files.explain(directory, error) from None
         self._rows: Sequence[int] = range(len(self._records))
         self._read: dict[int, Packed] | None = {} if _fits_in_memory(directory, len(self._records)) else None
 

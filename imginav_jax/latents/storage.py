@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import Float
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from imginav_jax.datasets import manifest, read_errors
+from imginav_jax.datasets import manifest, prepared_files
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
 from imginav_jax.system import csv_table
 from imginav_jax.system.errors import UserError, first_line
@@ -236,7 +236,7 @@ class StoredLatents:
         except UserError:
             raise
         except Exception as error:  # TFDS and protobuf have their own
-            raise read_errors.explain(directory, error, _REMEDY) from None
+            raise prepared_files.explain(directory, error, _REMEDY) from None
         if found != self.description.examples:
             raise UserError(f"{directory} holds {found} latents, expected {self.description.examples}; {_REMEDY}")
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imginav_jax.datasets import read_errors
+from imginav_jax.datasets import prepared_files
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report import settings
@@ -92,7 +92,7 @@ def _open_data(trained: TrainedRun) -> tuple[LayoutSource, LayoutSource, list[st
         validation = LayoutSource(directory, VALIDATION)
         return LayoutSource(directory, TRAIN), validation, validation.scene_ids()
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise read_errors.explain(directory, error) from None
+        raise prepared_files.explain(directory, error) from None
 
 
 def _find_benchmarks(found: PhaseRuns) -> list[Benchmark]:

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from helpers import ROOT, random_layout
-from imginav_jax.datasets import imginav_layouts, layout_record, palette, preparation
+from imginav_jax.datasets import imginav_layouts, layout_file, layout_record, packing, palette, preparation
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.system.errors import UserError
 
@@ -115,6 +115,54 @@ def test_bad_rows_and_bad_images_are_reported_together(tmp_path, write_manifest)
     for expected in ("row 3: ", "cut.png is truncated", "row 4: ", "64x64", "row 5: ", "gone.png does not exist",
                      'row 6: type "shed"'):  # fmt: skip
         assert expected in message
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The files that were read and decoded, a name each time."""
+    found = {"read_layout": [], "decode_layout": []}
+    for name, calls in found.items():
+        real = getattr(layout_file, name)
+
+        def count(path, *arguments, real=real, calls=calls):
+            calls.append(path.name)
+            return real(path, *arguments)
+
+        monkeypatch.setattr(layout_file, name, count)
+    return found
+
+
+def test_every_file_is_read_and_decoded_once(manifest, tmp_path, reads):
+    names = sorted(f"{index}.png" for index in range(10))
+    preparation.prepare(spec(manifest), tmp_path / "cache")
+    assert {name: sorted(calls) for name, calls in reads.items()} == {"read_layout": names, "decode_layout": names}
+    preparation.prepare(spec(manifest), tmp_path / "cache")
+    assert sorted(reads["read_layout"]) == sorted(2 * names)
+    assert sorted(reads["decode_layout"]) == names, "what is prepared is not decoded again"
+
+
+def test_beyond_the_bounds_of_memory_the_bytes_are_the_same(manifest, tmp_path, monkeypatch, reads):
+    first = preparation.prepare(spec(manifest), tmp_path / "one")
+    monkeypatch.setattr(packing, "_FILE_BYTES", 3 * (tmp_path / "0.png").stat().st_size)
+    monkeypatch.setattr(packing, "_RECORD_BYTES", 1)
+    second = preparation.prepare(spec(manifest), tmp_path / "two")
+    assert (second.key, records(second)) == (first.key, records(first))
+    assert 10 + 10 < len(reads["read_layout"]) < 10 + 2 * 10
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_named(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "_FILE_BYTES", 0)
+    real = packing.LayoutFiles.take
+
+    def take(files, row):
+        if row.path.name in {"3.png", "6.png"}:
+            Image.fromarray(random_layout(32, 99)).save(row.path)
+        return real(files, row)
+
+    monkeypatch.setattr(packing.LayoutFiles, "take", take)
+    with pytest.raises(UserError, match=r"^row 5: .*3\.png changed while the data set was being prepared$"):
+        preparation.prepare(spec(manifest), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from imginav_jax.datasets import layout_record, preparation, read_errors
+from imginav_jax.datasets import layout_record, preparation, prepared_files
 from imginav_jax.input_pipeline import pipeline
 from imginav_jax.input_pipeline.pipeline import Part
 from imginav_jax.input_pipeline.source import LayoutSource
@@ -174,7 +174,7 @@ def caused_by(cause):
     ],
 )
 def test_only_files_that_are_damaged_or_missing_are_to_be_deleted(tmp_path, error, reason, is_damage):
-    message = str(read_errors.explain(tmp_path, error))
+    message = str(prepared_files.explain(tmp_path, error))
     assert message.startswith(f"{tmp_path} cannot be read: {reason}")
     assert message.endswith("; delete it, and it is prepared anew") == is_damage
 

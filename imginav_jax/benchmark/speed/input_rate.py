@@ -11,6 +11,7 @@ batches as a training run has in memory.  One core alone needs fewer at a time, 
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import tempfile
@@ -113,7 +114,7 @@ def prepare(directory: str, folder: str, batch_size: int) -> turn_process.Served
             "input": read(training),
             "decode": decode(layout_record.decode, contents * passes),
             "batch_decode": decode(lambda content: layout_record.decode(content, next(places)), contents * passes),
-            "png_decode": decode(layout_file.decode_layout, pngs),
+            "png_decode": decode(functools.partial(layout_file.decode_layout, Path(folder)), pngs),
             "first_epoch": first_epoch,
         }
 
