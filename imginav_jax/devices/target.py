@@ -12,22 +12,22 @@ from imginav_jax.system.errors import UserError, first_line
 from imginav_jax.system.process import allocator
 from imginav_jax.system.progress import logger
 
-if allocator.is_keeping_freed_memory():
-    # On the CPU the thread that calls a program starts it too, instead of one whose heap may not grow.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-
 _CHOICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "XLA_CLIENT_MEM_FRACTION")  # of devices, and how they start
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 def require_devices() -> None:
-    """Finds the devices that the environment names, as JAX does when it is first used.
+    """Starts JAX on the devices that the environment names; every command calls it before anything computes.
 
-    A plugin of JAX that cannot be used here is a line of the log, where JAX itself would print a traceback.
+    Where the allocator keeps freed memory, the thread that calls a program on the CPU starts it too, instead of one
+    whose heap may not grow.  A plugin of JAX that cannot be used here is a line of the log, where JAX itself would
+    print a traceback.
 
     Raises:
       UserError: there are none, or JAX cannot use them.
     """
+    if allocator.is_keeping_freed_memory():
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         with _without_tracebacks() as failures:
             jax.local_devices()

@@ -113,19 +113,20 @@ def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | 
       work: the folder in which they were started, for their logs; None for the current one.
     """
     found, runs, failures = PhaseRuns(expected=list(expected)), {}, {}
-    for path in paths:
-        descriptions = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else []
-        if not descriptions:
-            reason = f"has no *{_SUFFIX} of a run" if path.is_dir() else "is no directory"
-            found.unusable.append(f"{path} {reason}, expected a phase folder or a workdir")
-        for description in descriptions:
-            name = description.name.removesuffix(_SUFFIX)
+    for folder in paths:
+        files = sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else []
+        if not files:
+            reason = f"has no *{_SUFFIX} of a run" if folder.is_dir() else "is no directory"
+            found.unusable.append(f"{folder} {reason}, expected a phase folder or a workdir")
+        for path in files:
+            description: Mapping[str, Any] = {}
             try:
-                directory = _find_workdir(description)
+                description = read_json(path)
+                directory = _find_workdir(path.parent, description)
                 if directory not in runs:
-                    runs[directory] = _read(description, directory, found.problems)
+                    runs[directory] = _read(path, description, directory, found.problems)
             except UserError as error:
-                failures[name] = description, str(error)
+                failures[path.name.removesuffix(_SUFFIX)] = description, str(error)
     names = {run.name for run in runs.values()}
     failures = {name: failure for name, failure in failures.items() if name not in names}
     found.groups = _group(list(runs.values()), found.problems)
@@ -154,10 +155,10 @@ def _add_unfinished(found: PhaseRuns, work: Path | None) -> None:
                 found.problems.append(f"{run.name}: not finished, {counts}; measured as it is{each.where}")
 
 
-def _add_failures(found: PhaseRuns, failures: Mapping[str, tuple[Path, str]], work: Path | None) -> None:
-    """Of runs that left a description and nothing that can be measured."""
-    for name, (path, problem) in failures.items():
-        experiment, workdir = _describe(path)
+def _add_failures(found: PhaseRuns, failures: Mapping[str, tuple[Mapping[str, Any], str]], work: Path | None) -> None:
+    """Of runs that left a description, which may be empty, and nothing that can be measured."""
+    for name, (description, problem) in failures.items():
+        experiment, workdir = _describe(description)
         log = incomplete.find_log(name, workdir, work)
         each = Incomplete(
             experiment, _call(found, name, experiment), name, "has left nothing that can be measured", log
@@ -166,12 +167,8 @@ def _add_failures(found: PhaseRuns, failures: Mapping[str, tuple[Path, str]], wo
         found.problems.append(f"{name}: {problem}{each.where}")
 
 
-def _describe(path: Path) -> tuple[str, Path | None]:
-    """Experiment and workdir, as far as a description says them."""
-    try:
-        description = read_json(path)
-    except UserError:
-        return "", None
+def _describe(description: Mapping[str, Any]) -> tuple[str, Path | None]:
+    """Returns experiment and workdir, as far as a description says them."""
     config, workdir = description.get("config"), description.get("workdir")
     experiment = config.get("experiment") if isinstance(config, dict) else None
     return str(experiment or ""), Path(workdir) if isinstance(workdir, str) else None
@@ -200,19 +197,19 @@ def _is_workdir(folder: Path) -> bool:
     return (folder / "checkpoints").exists()
 
 
-def _find_workdir(description: Path) -> Path:
-    """Of the run that a file describes: its own folder, or where the run was trained."""
-    folder, recorded = description.parent, read_json(description).get("workdir")
+def _find_workdir(folder: Path, description: Mapping[str, Any]) -> Path:
+    """Returns the workdir of a run whose description lies in a folder: this one, or where the run was trained."""
+    recorded = description.get("workdir")
     directory = folder if _is_workdir(folder) or not isinstance(recorded, str) else Path(recorded)
     if not _is_workdir(directory):
         raise UserError(f"no checkpoint in {directory / 'checkpoints'}; where its workdir has moved, name that")
     return directory.resolve()
 
 
-def _read(path: Path, directory: Path, problems: list[str]) -> ComparedRun:
-    """UserError where there is no checkpoint, or the description is not one."""
-    description, name = read_json(path), path.name.removesuffix(_SUFFIX)
-    trained = trained_run.load(directory)
+def _read(path: Path, description: Mapping[str, Any], directory: Path, problems: list[str]) -> ComparedRun:
+    """Returns the run that a file describes; UserError where there is no checkpoint, or it describes none."""
+    name = path.name.removesuffix(_SUFFIX)
+    trained = trained_run.load(directory, description=description if path.parent.resolve() == directory else None)
     try:
         fingerprint, experiment = dict(description["fingerprint"]), str(description["config"]["experiment"])
         is_complete = isinstance(fingerprint["seed"], int) and "key" in trained.data

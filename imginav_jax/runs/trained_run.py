@@ -2,6 +2,7 @@
 
 import dataclasses
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,13 @@ class TrainedRun:
         return dataclasses.replace(spec, manifest=self.data["manifest"], root=root or spec.root)
 
 
-def load(directory: Path, image_size: int | None = None) -> TrainedRun:
-    """A run with its best weights.
+def load(directory: Path, image_size: int | None = None, description: Mapping[str, Any] | None = None) -> TrainedRun:
+    """Returns a run with its best weights.
 
     Args:
       directory: its workdir, or an imported checkpoint.
       image_size: pixels; default: what the run was trained on, 512 for an imported checkpoint.
+      description: what the workdir's `{name}_experiment.json` holds; None: it is read.
 
     Raises:
       UserError: there is no finished checkpoint, the description of the experiment cannot be read, or the image size
@@ -90,7 +92,7 @@ def load(directory: Path, image_size: int | None = None) -> TrainedRun:
     loaded = weights.load(directory)
     found = sorted(directory.glob("*_experiment.json"))
     if found:
-        exp, data = _read_experiment(found[0])
+        exp, data = _read_experiment(found[0], description if description is not None else read_json(found[0]))
         size = image_size if image_size is not None else exp.data.image_size
     else:
         exp, data, size = None, {}, image_size if image_size is not None else _IMPORTED_IMAGE_SIZE
@@ -99,8 +101,7 @@ def load(directory: Path, image_size: int | None = None) -> TrainedRun:
     return TrainedRun(directory, loaded, exp, data, size)
 
 
-def _read_experiment(path: Path) -> tuple[Experiment, dict[str, Any]]:
-    description = read_json(path)
+def _read_experiment(path: Path, description: Mapping[str, Any]) -> tuple[Experiment, dict[str, Any]]:
     try:
         config = ConfigDict({"accumulate_steps": 1, **description["config"]})  # older runs do not say it
         return experiment.from_config(config), description["data"]

@@ -16,6 +16,7 @@ _COMMAND = """
 import ctypes, resource, tempfile
 import jax, jax.numpy as jnp
 from imginav_jax.devices import target
+target.require_devices()
 image, wide = jnp.ones((20480, 8)), jnp.ones((8, 1024))
 step = jax.jit(lambda x: jnp.maximum(x @ wide, 0) @ wide.T / 8192)  # a temporary array of 80 MiB
 faults = []
