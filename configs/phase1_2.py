@@ -115,6 +115,7 @@ def _make_quick(config: Any) -> None:
     config.name += "_quick"
     config.batch_size = 2  # small: few images, but many steps
     config.num_epochs = 4
+    config.checkpoint.every_epochs = 2  # one of half the training, by which a report sees how far it got
     config.data.image_size = 128
     config.data.synthetic_size = 300
     config.optimizer.learning_rate = 1e-3

@@ -13,6 +13,11 @@ The rule, applied to the runs of one arm (R1, R2, R3, or V1, V2, V3):
 4. A fall counts as within the margin, or as beyond it, if its whole confidence interval is.  The outcome is "undecided"
    where an interval holds the margin and the answer hangs on it, where no metric tells the runs apart, and where a run
    is missing or has not finished.
+5. A run that draws worse than what its latent's shape holds without training (each cell's majority or mean colour, the
+   finest run's latent cut to that shape by PCA) is limited by its training: its resolution is undecided where it would
+   be beyond the margin, and all are where it is the finest run.
+6. A decision is firm if it stands where every run gains once more what it gained by the last doubling of its training,
+   from the kept checkpoint nearest half of it; else, or where none is left, it is provisional.
 """
 
 from typing import Any
@@ -24,8 +29,15 @@ def get_config() -> Any:
     config: Any = config_dict.ConfigDict()
 
     config.decision = config_dict.ConfigDict()
-    config.decision.arms = ("R1", "R2", "R3"), ("V1", "V2", "V3")  # a decision each; the first one's winner goes on
-    config.decision.stand_ins = config_dict.ConfigDict({"V2": "R2"})  # the same architecture, where V2 has no run
+    config.decision.arms = config_dict.ConfigDict()  # a decision each, where one of its runs is there
+    config.decision.arms.plain = "R1", "R2", "R3"
+    config.decision.arms.shortcuts = "R1 shortcuts", "R2 shortcuts", "R3 shortcuts"
+    config.decision.arms.matched_volume = "V1", "V2", "V3"
+    config.decision.arms.matched_volume_shortcuts = "V1 shortcuts", "V2 shortcuts", "V3 shortcuts"
+    config.decision.arm = "plain"  # whose winner goes on to Phase 1.3
+    config.decision.stand_ins = config_dict.ConfigDict()  # the same architecture, where one has no run
+    config.decision.stand_ins["V2"] = "R2"
+    config.decision.stand_ins["V2 shortcuts"] = "R2 shortcuts"
     config.decision.margin = 0.02  # of a share: 0.02 is two percentage points
     config.decision.output = "rgb"  # what is judged: rgb (snapped to the palette) or segmentation (the head's classes)
     config.decision.weights = config_dict.ConfigDict()  # of the detail metrics, in the weighted mean

@@ -35,9 +35,7 @@ class Autoencoder:
         """Of weights that `weights.load` has read from `directory`; `load` does both."""
         self.config: AutoencoderConfig = loaded.config
         self._weights, self._directory, self._batch_size = loaded, directory, batch_size
-        jit = functools.partial(jax.jit, compiler_options=target.compiler_options())
-        self._encode = jit(functools.partial(inference.encode, config=loaded.config))
-        self._decode = jit(functools.partial(inference.decode, config=loaded.config))
+        self._encode, self._decode = _make_programs(loaded.config, target.platform())
 
     @functools.cached_property
     def digest(self) -> str:
@@ -144,6 +142,18 @@ def load(directory: str | Path, *, step: int | None = None, batch_size: int = BA
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
     directory = expand_user(directory)
     return Autoencoder(weights.load(directory, step), directory, batch_size)
+
+
+@functools.cache
+def _make_programs(config: AutoencoderConfig, platform: str) -> tuple[Any, Any]:
+    """Returns the compiled forms of encoding and decoding, which weights of one architecture share.
+
+    `platform` is what the compiler's options are for.
+    """
+    del platform
+    jit = functools.partial(jax.jit, compiler_options=target.compiler_options())
+    encode, decode = (functools.partial(function, config=config) for function in (inference.encode, inference.decode))
+    return jit(encode), jit(decode)
 
 
 def _is_divisible(sides: tuple[int, ...], factor: int) -> bool:

@@ -53,13 +53,17 @@ def _report(arguments: argparse.Namespace, next_path: Path | None) -> None:
     width = max(shutil.get_terminal_size().columns, _NARROWEST)
     logger.info("\n%s\n", tables.draw_terminal(report.results, report.confidence, width))
     for arm, decision in report.decisions.items():
-        logger.info("%-14s %s", arm, decision.sentence)
+        logger.info("%-14s %s", arm.replace("_", " "), decision.sentence)
+        logger.info("%-14s %s", "", f"{decision.status}; it would change with {decision.would_change}")
+    if report.across:
+        logger.info("%-14s %s", "Across arms", report.across)
+    logger.info("%-14s %s", "Evidence", report.describe_evidence())
     logger.info("%-14s %s", "Report", out / "index.html")
     if next_path is not None:
         winner = report.winner()
         if winner is None:
             raise UserError(f"--write-next-config {next_path} is not written: no resolution has won")
-        next_config.write(next_path, winner, report.first_decision.sentence)
+        next_config.write(next_path, winner, report.first_decision, report.describe_evidence())
         logger.info("%-14s %s", "Next config", next_path)
 
 

@@ -10,15 +10,14 @@ from imginav_jax.datasets import prepared_files
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report import settings
-from imginav_jax.report.decision.bootstrap import Estimate
-from imginav_jax.report.decision.metrics import METRICS
-from imginav_jax.report.decision.results import Report, Result, make_results
-from imginav_jax.report.decision.rule import Candidate, Decision, Rule, decide
+from imginav_jax.report.candidates import Candidates
+from imginav_jax.report.decision import arms as arm_comparison
+from imginav_jax.report.decision.results import Report, make_results
+from imginav_jax.report.decision.rule import Decision, decide
 from imginav_jax.report.measurement.measure import measure
 from imginav_jax.report.measurement.probe import Settings
-from imginav_jax.report.measurement.subjects import PROBE, Model, ProbeData, make_subjects
+from imginav_jax.report.measurement.subjects import Model, ProbeData, make_subjects
 from imginav_jax.report.page import gallery, page, tables
-from imginav_jax.report.settings import PROBE_PREFIX
 from imginav_jax.runs import benchmark_file as benchmark_results
 from imginav_jax.runs import phase_folder
 from imginav_jax.runs.benchmark_file import Benchmark
@@ -74,13 +73,18 @@ def _build(found: PhaseRuns, out: Path, config: RawConfig) -> Report:
     of_probe = Settings(**{name: config.probe[name] for name in Settings._fields})
     probe_data = ProbeData(training, config.probe.layouts, of_probe)
     models = {run.trained.directory: Model(run, probe_data) for run in found.runs}
-    chosen = make_subjects(found.groups, models, probe_data)
+    arms = _arms(found, config)
+    chosen = make_subjects(found.groups, models, probe_data, list(arms.values()), config.decision.output)
     measured = measure(chosen, validation, found.runs[0].trained.data["key"], out / _COMPUTED)
     results = make_results(chosen, measured, scenes, config.bootstrap)
     benchmarks = _find_benchmarks(found)
     costs, costs_on = _diffusion_costs(benchmarks, found.runs[0].trained.image_size)
-    decisions = _decide(found, results, costs, config, len(set(scenes)))
-    report = Report(found, config, results, decisions, benchmarks, costs_on, len(scenes), len(set(scenes)))
+    make = Candidates(found, results, costs, config)
+    decisions, across = _decide(found, make, arms, config, len(set(scenes)))
+    shown = [each for each in results if each.kind != "earlier"]
+    earlier = [each for each in results if each.kind == "earlier"]
+    counts = len(scenes), len(set(scenes))
+    report = Report(found, config, shown, earlier, decisions, across, benchmarks, costs_on, *counts)
     _write(report, models, validation, out)
     return report
 
@@ -108,36 +112,34 @@ def _find_benchmarks(found: PhaseRuns) -> list[Benchmark]:
     return benchmarks
 
 
+def _arms(found: PhaseRuns, config: RawConfig) -> dict[str, list[str]]:
+    """Returns the labels of each arm, stand-ins in their places, that of `decision.arm` first.
+
+    An arm of which nothing of its own is there is left out, but not that one.
+    """
+    there = {*(group.label for group in found.groups), *(each.experiment for each in found.incomplete)}
+    names = sorted(config.decision.arms, key=lambda name: name != config.decision.arm)
+    order = [name for name in names if name == config.decision.arm or {*config.decision.arms[name]} & there]
+    return {
+        name: [
+            label if label in there else config.decision.stand_ins.get(label, label)
+            for label in config.decision.arms[name]
+        ]
+        for name in order
+    }
+
+
 def _decide(
-    found: PhaseRuns,
-    results: Sequence[Result],
-    costs: Mapping[tuple[int, ...], float],
-    config: RawConfig,
-    num_scenes: int,
-) -> dict[str, Decision]:
-    """One decision an arm; an arm of which there is no run of its own has none."""
-    weights = {_describe_detail(name): weight for name, weight in config.decision.weights.items()}
-    rule = Rule(config.decision.margin, weights, config.bootstrap.confidence)
-    by_label = {result.label: result for result in results}
-    incomplete: dict[str, str] = {}
-    for each in found.incomplete:
-        texts = [incomplete[each.experiment]] if each.experiment in incomplete else []
-        incomplete[each.experiment] = "; ".join([*texts, each.describe()])
-    decisions = {}
-    for number, labels in enumerate(config.decision.arms):
-        own = {each for each in labels if each in by_label or each in incomplete}
-        there = [each if each in own else config.decision.stand_ins.get(each, each) for each in labels]
-        if number and not own:
-            continue
-        candidates = []
-        for label in there:
-            if (result := by_label.get(label)) is not None:
-                shape, detail = result.latent_shape, _detail(result, config)
-                candidates.append(Candidate(label, shape, detail, costs.get(shape), incomplete.get(label)))
-        obstacle = _find_obstacle(found, there, num_scenes, config.bootstrap.min_scenes)
-        of_arm = {label: text for label, text in incomplete.items() if label in there}
-        decisions[", ".join(there)] = decide(candidates, rule, there, obstacle, of_arm)
-    return decisions
+    found: PhaseRuns, make: Candidates, arms: Mapping[str, Sequence[str]], config: RawConfig, num_scenes: int
+) -> tuple[dict[str, Decision], str]:
+    """Returns one decision an arm, and what they say together."""
+    decisions, candidates = {}, {}
+    for name, labels in arms.items():
+        candidates[name] = [each for label in labels if (each := make.candidate(label, labels)) is not None]
+        obstacle = _find_obstacle(found, labels, num_scenes, config.bootstrap.min_scenes)
+        of_arm = {label: text for label, text in make.incomplete.items() if label in labels}
+        decisions[name] = decide(candidates[name], make.rule, labels, obstacle, of_arm)
+    return decisions, arm_comparison.compare(candidates, make.rule)
 
 
 def _find_obstacle(found: PhaseRuns, labels: Sequence[str], num_scenes: int, min_scenes: int) -> str | None:
@@ -149,21 +151,6 @@ def _find_obstacle(found: PhaseRuns, labels: Sequence[str], num_scenes: int, min
         if others:
             return f"{label} is there with different settings ({', '.join(others)})"
     return None
-
-
-def _detail(result: Result, config: RawConfig) -> dict[str, Estimate]:
-    """The estimates that the rule weighs, by what a person calls them."""
-
-    def estimate(name: str) -> Estimate:
-        metric = name.removeprefix(PROBE_PREFIX)
-        return result.estimates[PROBE if metric != name else config.decision.output][metric]
-
-    return {_describe_detail(name): estimate(name) for name in config.decision.weights}
-
-
-def _describe_detail(name: str) -> str:
-    label = METRICS[name.removeprefix(PROBE_PREFIX)].label
-    return f"probe's {label}" if name.startswith(PROBE_PREFIX) else label
 
 
 def _diffusion_costs(benchmarks: Sequence[Benchmark], image_size: int) -> tuple[Mapping[tuple[int, ...], float], str]:
@@ -179,7 +166,7 @@ def _diffusion_costs(benchmarks: Sequence[Benchmark], image_size: int) -> tuple[
 
 def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSource, out: Path) -> None:
     """All is made before the first file is written."""
-    rows = tables.make_rows(report.results, report.confidence)
+    rows = tables.make_rows([*report.results, *report.earlier], report.confidence, report.evidence["data"])
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
@@ -188,9 +175,11 @@ def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSourc
         "program": versions.stamp(),
         "layouts": report.num_layouts,
         "scenes": report.num_scenes,
+        "evidence": report.evidence,
         "config": report.config.to_dict(),
         "problems": [*report.found.unusable, *report.found.problems],
         "decisions": report.decisions,
+        "across_arms": report.across,
         "training_cost": tables.training_costs(report.found.runs),
         "metrics": rows,
     }

@@ -4,6 +4,7 @@ import json
 import textwrap
 from pathlib import Path
 
+from imginav_jax.report.decision.rule import Decision
 from imginav_jax.runs import weights
 from imginav_jax.runs.phase_folder import ComparedRun
 from imginav_jax.system import files
@@ -14,6 +15,8 @@ _TEMPLATE = '''"""Phase 1.3, the VAE test: it starts from the autoencoder that P
 Written by `python -m imginav_jax.report --write-next-config`:
 
 {sentence}
+
+That is {status}. Evidence: {evidence}.
 """
 
 from typing import Any
@@ -39,13 +42,15 @@ def get_config() -> Any:
 '''
 
 
-def write(path: Path, winner: ComparedRun, sentence: str) -> None:
+def write(path: Path, winner: ComparedRun, decision: Decision, evidence: str) -> None:
     """Writes the config, replacing the file in one step; UserError where it cannot be written."""
     trained = winner.trained
     config = trained.weights.config
     text = _TEMPLATE.format(
         name=winner.name,
-        sentence=textwrap.fill(sentence, 119),
+        sentence=textwrap.fill(decision.sentence, 119),
+        status=decision.status,
+        evidence=evidence,
         seed=winner.seed,
         latent_channels=config.latent_channels,
         base_channels=config.base_channels,

@@ -38,7 +38,7 @@ def check(config: RawConfig) -> None:
 
 
 def _check_decision(decision: RawConfig) -> list[_Check]:
-    weights, arms = decision.weights.to_dict(), [list(map(str, labels)) for labels in decision.arms]
+    weights, arms = decision.weights.to_dict(), {name: list(labels) for name, labels in decision.arms.items()}
     stand_ins = decision.stand_ins.to_dict()
     return [
         *((f"decision.weights.{name}", weight, _is_share(name), "a metric that is a share, higher is better")
@@ -48,6 +48,7 @@ def _check_decision(decision: RawConfig) -> list[_Check]:
         ("decision.margin", decision.margin, 0 <= decision.margin < 1, "a share from 0, below 1"),
         ("decision.output", decision.output, decision.output in _OUTPUTS, " or ".join(_OUTPUTS)),
         ("decision.arms", arms, len(arms) > 0, "an arm"),
+        ("decision.arm", decision.arm, decision.arm in arms, f"one of {', '.join(arms)}"),
         ("decision.stand_ins", stand_ins, all(isinstance(each, str) for each in stand_ins.values()), "labels"),
     ]  # fmt: skip
 

@@ -25,6 +25,7 @@ class Weights(NamedTuple):
     config: AutoencoderConfig
     params: Params  # on the default device
     step: int  # optimizer steps done when they were saved
+    kept: tuple[int, ...] = ()  # every step whose checkpoint can be restored, in order
 
 
 def load(directory: Path, step: int | None = None) -> Weights:
@@ -48,9 +49,23 @@ def load(directory: Path, step: int | None = None) -> Weights:
         config = AutoencoderConfig.from_architecture(found.contents[ARCHITECTURE])
     except (KeyError, TypeError):
         raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
+    return Weights(config, _restore(folder, config, step), step, tuple(found.sound))
+
+
+def load_kept(directory: Path, loaded: Weights, step: int) -> Weights:
+    """Returns the weights of another kept step of a directory from which `load` has read `loaded`.
+
+    Raises:
+      UserError: the step cannot be restored any more.
+    """
+    return loaded._replace(params=_restore(directory / _FOLDER, loaded.config, step), step=step)
+
+
+def _restore(folder: Path, config: AutoencoderConfig, step: int) -> Params:
+    """Returns the weights of a step that has just been found sound."""
     here = jnp.zeros(()).sharding
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=here), network.abstract_params(config))
-    return Weights(config, checkpoints.restore(folder, step, {"params": abstract}, is_verified=True)["params"], step)
+    return checkpoints.restore(folder, step, {"params": abstract}, is_verified=True)["params"]
 
 
 def _best_step(found: checkpoints.Found, folder: Path) -> int:

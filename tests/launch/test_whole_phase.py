@@ -71,7 +71,7 @@ def test_from_one_command_to_a_finished_report_with_one_run_cut_off_by_the_run_l
     assert (report / "index.html").stat().st_size > 100_000
     with (report / "metrics.csv").open(newline="") as file:
         assert {"R1", "R2", "R3"} <= {row["label"] for row in csv.DictReader(file)}
-    assert "R1, R2, R3" in json.loads((report / "metrics.json").read_text())["decisions"]
+    assert "plain" in json.loads((report / "metrics.json").read_text())["decisions"]
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_phase_with_a_run_that_fails_for_good_ends_with_a_report_that_names_it
     assert cluster.states() == {"101[0]": "DONE", "102[0]": "EXIT", "103[0]": "DONE", "104[0]": "DONE"}
     report = cluster.project / "outputs" / "phase1_2_spatial_resolution" / "report"
     assert (report / "index.html").exists()
-    decision = json.dumps(json.loads((report / "metrics.json").read_text())["decisions"]["R1, R2, R3"])
+    decision = json.dumps(json.loads((report / "metrics.json").read_text())["decisions"]["plain"])
     assert "R2" in decision
     assert str(cluster.project) in decision, "where its log would be"
 

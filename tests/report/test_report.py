@@ -1,6 +1,7 @@
 """Reports on real, tiny runs: what is written, what is reused, and what is said of runs that are amiss."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -22,8 +23,8 @@ from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report import build, settings
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.measurement import measure
-from imginav_jax.report.measurement.subjects import PROBE, RGB, SEGMENTATION
-from imginav_jax.runs import benchmark_file, incomplete, phase_folder, weights
+from imginav_jax.report.measurement.subjects import PROBE, RGB, SEGMENTATION, earlier_step
+from imginav_jax.runs import benchmark_file, continuation, incomplete, phase_folder, weights
 from imginav_jax.system import ownership
 from imginav_jax.system.errors import UserError
 from imginav_jax.training import train
@@ -55,13 +56,15 @@ def fast_config(**overrides):
 
 
 def write_config(path, min_scenes):
-    """`fast_config` as a user would write it, with a margin that everything is within."""
+    """`fast_config` as a user would write it: the probe alone decides, with a margin that everything is within."""
     path.write_text(f"""import runpy
 
 def get_config():
     config = runpy.run_path({str(ROOT / "configs" / "report.py")!r})["get_config"]()
     config.probe.steps, config.bootstrap.samples = 20, 50
     config.bootstrap.min_scenes, config.decision.margin = {min_scenes}, 0.99
+    for name in config.decision.weights:
+        config.decision.weights[name] = float(name == "probe_mean_iou")
     return config
 """)
     return path
@@ -99,7 +102,7 @@ def test_the_screen_has_a_table_a_decision_and_where_the_page_is(reported):
     out, screen = reported
     for label, latent in (("R1", "4x4x16"), ("R2", "2x2x16"), ("R3", "1x1x16"), ("majority colour, 4x4", "4x4x1")):
         assert re.search(rf"^ *{label} +{latent} ", screen, re.MULTILINE), label
-    assert "R1, R2, R3     Take R3, the 1x1x16 latent: every detail metric is within 99 points of R1" in screen
+    assert "plain          Take R3, the 1x1x16 latent: every detail metric is within 99 points of R1" in screen
     assert str(out / "index.html") in screen
 
 
@@ -116,7 +119,7 @@ def test_every_file_is_there_and_the_page_needs_no_other(reported):
     for text in ("R1", "Synthetic layouts", "arXiv:2003.07311", "Take R3"):
         assert text in page
     stored = json.loads((out / "metrics.json").read_text())
-    assert stored["decisions"]["R1, R2, R3"]["winner"] == "R3"
+    assert stored["decisions"]["plain"]["winner"] == "R3"
     assert stored["layouts"] == 12
     assert "NaN" not in (out / "metrics.json").read_text()
 
@@ -177,7 +180,7 @@ def test_a_damaged_measurement_is_made_again(reported, trained, tmp_path, caplog
     first.write_bytes(first.read_bytes()[:100])
     with caplog.at_level("INFO", "imginav_jax"):
         build.build([trained / "phase"], tmp_path / "out", fast_config())
-    assert "15 of 16 measurements are reused" in caplog.text
+    assert "18 of 19 measurements are reused" in caplog.text
     assert first.read_bytes() == (out / "computed" / first.name).read_bytes()
 
 
@@ -215,7 +218,7 @@ assert not {{"tensorflow", "clu", "torch"}} & set(sys.modules)
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "16 of 16 measurements are reused" in result.stdout
+    assert "19 of 19 measurements are reused" in result.stdout
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
@@ -396,9 +399,9 @@ def test_the_decision_says_which_expected_run_is_not_there(reported, trained, tm
     report, _ = build.build([trained / "phase"], out, fast_config(), expected, tmp_path)
     sentence = f"R2,quick,seed=7 has left nothing: see {log}"
     stored = json.loads((out / "metrics.json").read_text())
-    assert stored["decisions"]["R1, R2, R3"]["sentence"].startswith("Undecided, because the validation split has ")
-    assert stored["decisions"]["R1, R2, R3"]["sentence"].endswith(f"; {sentence}.")
-    assert "V1,quick has left nothing" in stored["decisions"]["V1, R2, V3"]["sentence"]
+    assert stored["decisions"]["plain"]["sentence"].startswith("Undecided, because the validation split has ")
+    assert stored["decisions"]["plain"]["sentence"].endswith(f"; {sentence}.")
+    assert "V1,quick has left nothing" in stored["decisions"]["matched_volume"]["sentence"]
     assert f"{name}: nothing of it is there: see {log}" in stored["problems"]
     assert report.winner() is None
     assert (out / "index.html").read_text().count(str(log)) >= 2
@@ -455,8 +458,58 @@ def test_the_matched_volume_arm_takes_r2_for_v2(trained, tmp_path):
     config = fast_config(**{"bootstrap.min_scenes": 1})
     work = copy_run(trained, tmp_path / "V1", "R1", "matched", "V1")
     report, _ = build.build([work, trained / "phase"], tmp_path / "out", config)
-    assert list(report.decisions) == ["R1, R2, R3", "V1, R2, V3"]
-    assert report.decisions["V1, R2, V3"].sentence == "Undecided, because V3 is missing."
+    assert list(report.decisions) == ["plain", "matched_volume"]
+    assert report.decisions["matched_volume"].sentence == "Undecided, because V3 is missing."
+
+
+def test_a_run_is_measured_at_half_its_training_too(reported, trained, tmp_path):
+    out, _ = reported
+    earlier = {
+        label: row for (label, output), row in rows_of(out).items() if row["kind"] == "earlier" and output == RGB
+    }
+    assert set(earlier) == {"R1, earlier", "R2, earlier", "R3, earlier"}
+    assert (out / "index.html").read_text().count("R1, earlier") == 0, "it is no result of its own"
+    work = shutil.copytree(trained / "work" / "R1", tmp_path / "R1")
+    (trained_on,) = phase_folder.find([work]).runs
+    assert (trained_on.trained.weights.step, earlier_step(trained_on)) == (24, 12)
+    then = autoencoder.load(work, step=12)
+    images = LayoutSource(trained_on.trained.find_data(), "validation").images(range(12))
+    errors = np.float64(then.reconstruct(images).images) - images
+    assert float(earlier["R1, earlier"]["mse"]) == pytest.approx(np.mean((errors / 127.5) ** 2), rel=1e-4)
+    shutil.rmtree(work / "checkpoints" / "12")
+    assert earlier_step(*phase_folder.find([work]).runs) is None
+
+
+def test_the_decision_says_how_sure_it_is_and_what_it_rests_on(reported, trained):
+    out, screen = reported
+    stored = json.loads((out / "metrics.json").read_text())
+    decision = stored["decisions"]["plain"]
+    assert decision["status"] in ("firm", "provisional")
+    assert f"{decision['status']}; it would change with {decision['would_change']}" in screen
+    assert stored["evidence"] == {"seeds": 1, "epochs": 2, "scenes": 3, "layouts": 12, "data": "synthetic"}
+    assert "synthetic layouts, which decide nothing for real ones" in screen
+    assert "synthetic layouts, which decide nothing for real ones" in (trained / "phase1_3.py").read_text()
+    assert {row["data"] for row in rows_of(out).values()} == {"synthetic"}
+
+
+def test_an_unknown_arm_is_answered_with_those_there_are():
+    with pytest.raises(
+        UserError, match=r"decision\.arm is nonsense, expected one of matched_volume, .*plain, shortcuts"
+    ):
+        settings.check(fast_config(**{"decision.arm": "nonsense"}))
+
+
+def test_the_command_that_trains_a_run_on_names_what_was_changed(trained, tmp_path):
+    run_ = phase_folder.find([trained / "work" / "R3"]).runs[0]
+    said = continuation.command(run_, 4)
+    assert said.startswith("python -m imginav_jax.main --config=configs/phase1_2.py:R3,quick ")
+    assert "--config.data.synthetic_size=60" in said
+    assert f"--workdir={trained / 'work' / 'R3'}" in said
+    assert said.endswith("--config.num_epochs=4")
+    assert (
+        continuation.command(dataclasses.replace(run_, trained=dataclasses.replace(run_.trained, experiment=None)), 4)
+        == ""
+    )
 
 
 def test_a_torn_line_is_left_out_and_named(trained, tmp_path):
@@ -504,14 +557,13 @@ def make_benchmark(card, seconds):
     return benchmark_file.Benchmark(card, "gpu", 1, "0", "float32", 32, 4, 1, (), tuple(diffusion))
 
 
-def test_costs_are_charted_card_by_card_and_the_first_breaks_the_tie(reported, trained, tmp_path):
+def test_costs_are_charted_card_by_card_and_the_first_breaks_the_tie(reported, trained, tmp_path, config_file):
     phase = Path(shutil.copytree(trained / "phase", tmp_path / "phase"))
     benchmark_file.save(phase, make_benchmark("Card A", {"R1": 3.0, "R2": 1.0, "R3": 2.0}))
     benchmark_file.save(phase, make_benchmark("Card B", {"R1": 0.3, "R2": 0.2, "R3": 0.1}))
     (phase / "benchmark_z_float32.json").write_text("{}")
     shutil.copytree(reported[0] / "computed", phase / "report" / "computed")
-    config = fast_config(**{"bootstrap.min_scenes": 1, "decision.margin": 0.99})
-    report, out = build.build([phase], None, config)
+    report, out = build.build([phase], None, settings.load(config_file))
     assert out == phase / "report"
     assert [benchmark.device_kind for benchmark in report.benchmarks] == ["Card A", "Card B"]
     assert len(list(out.glob("quality_cost_*.png"))) == 2, "a chart a card"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from imginav_jax.report.decision.bootstrap import Estimate
-from imginav_jax.report.decision.rule import SCORE, Candidate, Rule, decide, score_of
+from imginav_jax.report.decision.rule import decide
+from imginav_jax.report.decision.verdict import SCORE, Candidate, Rule, score_of
 
 RULE = Rule(margin=0.02, weights={"walls": 1.0, "objects": 3.0}, confidence=0.95)
 SIDES = {"R1": 64, "R2": 32, "R3": 16}

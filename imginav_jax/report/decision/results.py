@@ -2,7 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
 
 from imginav_jax.report.decision.bootstrap import Estimate, Resampling
 from imginav_jax.report.decision.metrics import METRICS, Metric
@@ -20,19 +23,21 @@ class Result:
 
     Attributes:
       label: R1, say.
-      kind: run or baseline.
+      kind: run, earlier for a run at about half its training, or baseline.
       latent_shape: height, width, channels.
       num_runs: seeds.
       estimates: by output and metric.
       layouts: the counts of the first seed, a layout a row, by output; for pictures of single layouts.
+      run: the label of the run whose earlier checkpoint or cut latent this is; empty for others.
     """
 
     label: str
-    kind: Literal["run", "baseline"]
+    kind: Literal["run", "earlier", "baseline"]
     latent_shape: tuple[int, int, int]
     num_runs: int
     estimates: Mapping[str, Mapping[str, Estimate]]
     layouts: CountsByOutput
+    run: str = ""
 
     @property
     def latent_values(self) -> int:
@@ -49,8 +54,10 @@ class Report:
 
     found: PhaseRuns
     config: RawConfig  # of configs/report.py
-    results: list[Result]
-    decisions: dict[str, Decision]  # by arm
+    results: list[Result]  # of runs and yardsticks
+    earlier: list[Result]  # of runs at about half their training
+    decisions: dict[str, Decision]  # by arm; that whose winner goes on first
+    across: str  # what the arms say together; empty for one
     benchmarks: list[Benchmark]
     costs_on: str  # the card whose diffusion costs break a tie; empty where there is none
     num_layouts: int  # of the validation split
@@ -62,8 +69,32 @@ class Report:
 
     @property
     def first_decision(self) -> Decision:
-        """That of the first arm, which the next phase starts from."""
+        """That of the arm `decision.arm`, which the next phase starts from; the first one's where it has no run."""
         return next(iter(self.decisions.values()))
+
+    @property
+    def is_synthetic(self) -> bool:
+        return self.evidence["data"] == "synthetic"
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What the decision rests on: seeds a run and epochs (the fewest), validation scenes and layouts, data."""
+        groups = self.found.groups
+        return {
+            "seeds": min(len(group.runs) for group in groups),
+            "epochs": min(len(run.rows) for run in self.found.runs),
+            "scenes": self.num_scenes,
+            "layouts": self.num_layouts,
+            "data": self.found.runs[0].trained.data["kind"],
+        }
+
+    def describe_evidence(self) -> str:
+        """Returns the evidence in words."""
+        found = self.evidence
+        counted = [(found[name], name[:-1]) for name in ("seeds", "epochs", "scenes", "layouts")]
+        seeds, epochs, scenes, layouts = (f"{count:,} {word}{'' if count == 1 else 's'}" for count, word in counted)
+        kind = "synthetic layouts, which decide nothing for real ones" if self.is_synthetic else "layouts of a manifest"
+        return f"{seeds} a run, {epochs}, {scenes} ({layouts}) of validation; {kind}"
 
     def winner(self) -> ComparedRun | None:
         """By its first seed."""
@@ -92,9 +123,12 @@ def make_results(
     for subject in subjects:
         by_label.setdefault(subject.label, []).append(subject)
     results = []
+    drawn_seeds: dict[str, Float[np.ndarray, " samples"]] = {}
     for label, members in by_label.items():
         first, counts = members[0], [measured[subject.name] for subject in members]
-        drawn = resampling.draw_seeds(len(members))
+        # A run and its earlier checkpoint share their seeds, and so their luck.
+        drawn = drawn_seeds.get(first.run) if first.kind == "earlier" else None
+        drawn = drawn_seeds[label] = resampling.draw_seeds(len(members)) if drawn is None else drawn
         estimates = {
             output: resampling.estimate(
                 [each[output] for each in counts],
@@ -103,5 +137,5 @@ def make_results(
             )
             for output in counts[0]
         }
-        results.append(Result(label, first.kind, first.latent_shape, len(members), estimates, counts[0]))
+        results.append(Result(label, first.kind, first.latent_shape, len(members), estimates, counts[0], first.run))
     return results

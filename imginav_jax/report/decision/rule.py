@@ -5,80 +5,30 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
+from imginav_jax.report.decision.verdict import Candidate, Fall, Outcome, Rule, judge, prefer
 
-from imginav_jax.report.decision.bootstrap import Estimate
-
-SCORE = "detail score"  # the weighted mean of the detail metrics
-Verdict = Literal["preferred", "within", "beyond", "undecided"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """The numbers of the rule.
-
-    Attributes:
-      margin: how much a detail metric may fall, as a share.
-      weights: of the detail metrics in their mean; every one is a share, higher is better.
-      confidence: of the intervals.
-    """
-
-    margin: float
-    weights: Mapping[str, float]
-    confidence: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A resolution to choose.
-
-    Attributes:
-      label: R1, say.
-      latent_shape: height, width, channels.
-      detail: the estimate of each detail metric.
-      cost: seconds of a training step of a diffusion model with ControlNet; None where none was measured.
-      missing: why the candidate cannot be judged yet; None if it can.
-    """
-
-    label: str
-    latent_shape: tuple[int, int, int]
-    detail: Mapping[str, Estimate]
-    cost: float | None = None
-    missing: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Fall:
-    """By how much a metric is lower than at the finest resolution, with its interval and what that means."""
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    verdict: Verdict
-
-    def describe(self, margin: float) -> str:
-        points = [f"{100 * number:.1f}" for number in (self.value, self.low, self.high, margin)]
-        return f"{self.metric} falls by {points[0]} points [{points[1]}, {points[2]}], margin {points[3]}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What the rule says of one candidate."""
-
-    label: str
-    verdict: Verdict
-    falls: tuple[Fall, ...]  # the score's first; none for the finest
-    reason: str
+Status = Literal["firm", "provisional", "undecided"]
+_REPAIR = "what the reason names, once it is there"
+_NARROWER = "more validation scenes or more seeds, for narrower intervals"
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """`winner` is None where the rule cannot tell; `sentence` says why, or recommends the winner."""
+    """What to take, and how sure that is.
+
+    Attributes:
+      winner: its label; None where the rule cannot tell.
+      sentence: recommends the winner, or says why there is none.
+      outcomes: of every candidate, finest first.
+      status: firm where more training could not change it, provisional where it could.
+      would_change: the one fact that would change it.
+    """
 
     winner: str | None
     sentence: str
     outcomes: tuple[Outcome, ...]
+    status: Status = "undecided"
+    would_change: str = ""
 
     def dump(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -103,82 +53,29 @@ def decide(
     ordered = sorted(candidates, key=lambda each: -each.latent_shape[0])
     known = [text for label, text in (incomplete or {}).items() if label not in {each.label for each in ordered}]
     if not ordered:
-        return Decision(None, _undecided("; ".join(known) or "there is no run"), ())
+        return _undecided("; ".join(known) or "there is no run", (), _REPAIR)
     finest = ordered[0]
-    outcomes = [Outcome(finest.label, "preferred", (), "the finest latent")]
-    outcomes += [_judge(each, finest, rule) for each in ordered[1:]]
+    outcomes = (prefer(finest, rule), *(judge(each, finest, rule) for each in ordered[1:]))
     known += [each.missing for each in ordered if each.missing]
     absent = [label for label in expected if label not in {*(incomplete or {}), *(each.label for each in ordered)}]
-    obstacle = "; ".join([obstacle, *known]) if obstacle else _find_obstacle(ordered, outcomes, absent, known)
-    if obstacle is None:
-        winner, obstacle = _choose(ordered, outcomes)
-        if winner is not None:
-            return Decision(winner.label, _recommend(winner, finest, outcomes, rule), tuple(outcomes))
-    return Decision(None, _undecided(obstacle or ""), tuple(outcomes))
+    obstacle = "; ".join([obstacle, *known]) if obstacle else _find_missing(absent, known)
+    if obstacle is not None:
+        return _undecided(obstacle, outcomes, _REPAIR)
+    if (obstacle := _find_likeness(ordered, outcomes)) is not None:
+        return _undecided(obstacle, outcomes, _NARROWER)
+    if outcomes[0].verdict == "undecided":
+        return _undecided(outcomes[0].reason, outcomes, _train_on(finest))
+    cheapest_first = sorted(ordered, key=_cost_key(ordered))
+    return _choose(cheapest_first, finest, outcomes, rule)
 
 
-def _judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
-    """Half the finest resolution is judged by the score, a coarser one by every metric."""
-    candidate = _with_zeros(candidate, finest)
-    falls = [_fall(name, finest.detail[name].minus(candidate.detail[name]), rule) for name in rule.weights]
-    score = _fall(SCORE, score_of(finest, rule).minus(score_of(candidate, rule)), rule)
-    by_score = 2 * candidate.latent_shape[0] >= finest.latent_shape[0]
-    judged = [score] if by_score else falls
-    for verdict in ("beyond", "undecided"):
-        failing = [fall for fall in judged if fall.verdict == verdict]
-        if failing:
-            worst = max(failing, key=lambda fall: fall.value if math.isfinite(fall.value) else -math.inf)
-            return Outcome(candidate.label, verdict, (score, *falls), worst.describe(rule.margin))
-    what = SCORE if by_score else "every detail metric"
-    reason = f"{what} is within {100 * rule.margin:g} points of {finest.label}"
-    return Outcome(candidate.label, "within", (score, *falls), reason)
-
-
-def _with_zeros(candidate: Candidate, finest: Candidate) -> Candidate:
-    """A metric that the finest run has and the candidate lacks (it draws no wall at all, say) is lost, and 0."""
-    detail = {
-        name: estimate if math.isnan(finest.detail[name].value) else _fill(estimate)
-        for name, estimate in candidate.detail.items()
-    }
-    return dataclasses.replace(candidate, detail=detail)
-
-
-def _fill(estimate: Estimate) -> Estimate:
-    return estimate._replace(value=float(np.nan_to_num(estimate.value)), samples=np.nan_to_num(estimate.samples))
-
-
-def score_of(candidate: Candidate, rule: Rule) -> Estimate:
-    """The weighted mean of the detail metrics; one that does not exist (no small object, say) does not count."""
-    weights = np.array(list(rule.weights.values()), np.float64)
-    values = np.array([candidate.detail[name].value for name in rule.weights])
-    samples = np.stack([candidate.detail[name].samples for name in rule.weights])
-    num_scenes = next(iter(candidate.detail.values())).num_scenes
-    return Estimate(float(_weighted_mean(values[:, None], weights)[0]), _weighted_mean(samples, weights), num_scenes)
-
-
-def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    there = ~np.isnan(values)
-    totals = np.where(there, weights[:, None], 0)
-    summed = totals.sum(0)
-    return np.divide((np.nan_to_num(values) * totals).sum(0), summed, np.full(len(summed), np.nan), where=summed > 0)
-
-
-def _fall(metric: str, fall: Estimate, rule: Rule) -> Fall:
-    low, high = fall.interval(rule.confidence)
-    if high <= rule.margin or math.isnan(fall.value):  # a metric that does not exist forbids nothing
-        verdict: Verdict = "within"
-    else:
-        verdict = "beyond" if low > rule.margin else "undecided"
-    return Fall(metric, fall.value, low, high, verdict)
-
-
-def _find_obstacle(
-    ordered: Sequence[Candidate], outcomes: Sequence[Outcome], absent: Sequence[str], known: Sequence[str]
-) -> str | None:
-    """What makes any choice premature."""
+def _find_missing(absent: Sequence[str], known: Sequence[str]) -> str | None:
     missing = [f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing"] if absent else []
-    if missing or known:
-        return "; ".join([*missing, *known])
+    return "; ".join([*missing, *known]) or None
+
+
+def _find_likeness(ordered: Sequence[Candidate], outcomes: Sequence[Outcome]) -> str | None:
+    """Why there is nothing to choose between."""
     if len({each.latent_shape[:2] for each in ordered}) < 2:
         return "there are not two resolutions to compare"
     if all(fall.low <= 0 <= fall.high or math.isnan(fall.value) for each in outcomes for fall in each.falls):
@@ -186,16 +83,94 @@ def _find_obstacle(
     return None
 
 
-def _choose(ordered: Sequence[Candidate], outcomes: Sequence[Outcome]) -> tuple[Candidate | None, str | None]:
-    """The cheapest candidate that may win; or why a cheaper one might still."""
+def _choose(
+    cheapest_first: Sequence[Candidate], finest: Candidate, outcomes: tuple[Outcome, ...], rule: Rule
+) -> Decision:
+    """The cheapest candidate that may win; undecided where a cheaper one might still."""
     verdicts = {each.label: each for each in outcomes}
-    for candidate in sorted(ordered, key=_cost_key(ordered)):
-        outcome = verdicts[candidate.label]
-        if outcome.verdict == "undecided":
-            return None, f"{candidate.label} is cheaper and may or may not be good enough: {outcome.reason}"
-        if outcome.verdict in ("preferred", "within"):
-            return candidate, None
-    raise AssertionError("the finest candidate is always preferred")
+    passed: list[Candidate] = []
+    for candidate in cheapest_first:
+        passed.append(candidate)
+        if verdicts[candidate.label].verdict in ("preferred", "within"):
+            break
+    open_ones = [each for each in passed if verdicts[each.label].verdict == "undecided"]
+    if open_ones:
+        return _leave_open(open_ones, verdicts, outcomes)
+    winner, unsure = passed[-1], [each for each in passed if not verdicts[each.label].is_firm]
+    sentence = _recommend(winner, finest, outcomes, rule)
+    if unsure:
+        why, remedy = _say_provisional(unsure, finest, verdicts)
+        return Decision(winner.label, f"{sentence} Provisional, because {why}.", outcomes, "provisional", remedy)
+    return Decision(
+        winner.label, sentence, outcomes, "firm", _say_firm([verdicts[each.label] for each in passed], rule)
+    )
+
+
+def _leave_open(
+    candidates: Sequence[Candidate], verdicts: Mapping[str, Outcome], outcomes: tuple[Outcome, ...]
+) -> Decision:
+    """Undecided for candidates that are cheaper than what is good enough."""
+    reasons, untrained = [], []
+    for each in candidates:
+        outcome = verdicts[each.label]
+        if outcome.held is not None and outcome.held.beats_run:
+            untrained.append(each)
+            reasons.append(outcome.reason)
+        else:
+            reasons.append(f"{each.label} is cheaper and may or may not be good enough: {outcome.reason}")
+    remedy = _train_on(untrained[0]) if untrained else _NARROWER
+    return _undecided("; ".join(reasons), outcomes, remedy)
+
+
+def _say_provisional(
+    unsure: Sequence[Candidate], finest: Candidate, verdicts: Mapping[str, Outcome]
+) -> tuple[str, str]:
+    """Why more training could change the decision, and what would settle it."""
+    unknown = [each for each in (finest, *unsure) if each.earlier is None]
+    if unknown:
+        names = " and ".join(dict.fromkeys(each.label for each in unknown))
+        why = f"no checkpoint from about half the training of {names} is left, so nobody can say how far it got"
+        return why, _train_on(unknown[-1])
+    doubts = [_doubt(verdicts[each.label], each, finest) for each in unsure]
+    improving = next((improving for _, improving in doubts if improving is not None), None)
+    return "; ".join(why for why, _ in doubts), _NARROWER if improving is None else _train_on(improving)
+
+
+def _doubt(outcome: Outcome, candidate: Candidate, finest: Candidate) -> tuple[str, Candidate | None]:
+    """Why a verdict may not stand, and the run that improves faster; None where too little is known to say."""
+    fall = max((each for each in outcome.judged if each.verdict == outcome.verdict and not each.is_firm), key=_gap)
+    ahead, other = (candidate, finest) if fall.gain > 0 else (finest, candidate)
+    gained = f"the last doubling of training gave its {fall.metric} {abs(100 * fall.gain):.1f} points more than"
+    if (fall.gain > 0) != (outcome.verdict == "beyond"):
+        return (
+            f"how much more training would change {candidate.label}'s {fall.metric} is not known closely enough",
+            None,
+        )
+    why = f"{ahead.label} is still improving: {gained} {other.label}'s"
+    return f"{why}, and once more might change the verdict on {candidate.label}", ahead
+
+
+def _gap(fall: Fall) -> float:
+    """Returns by how much the runs' gains differ; 0 where that is not known."""
+    return 0.0 if math.isnan(fall.gain) else abs(fall.gain)
+
+
+def _train_on(candidate: Candidate) -> str:
+    how = f": {candidate.go_on}" if candidate.go_on else ""
+    return f"training {candidate.label} on{how}"
+
+
+def _say_firm(passed: Sequence[Outcome], rule: Rule) -> str:
+    """Returns the smallest change of a metric that would change the decision."""
+    nearest = []
+    for outcome in passed:
+        falls = [each for each in outcome.judged if each.verdict == outcome.verdict and math.isfinite(each.value)]
+        if falls:  # one metric that leaves the margin is enough, but all that are beyond must come back
+            choose = max if outcome.verdict == "beyond" else min
+            points, metric = choose((abs(each.value - rule.margin), each.metric) for each in falls)
+            better = "higher" if outcome.verdict == "beyond" else "lower"
+            nearest.append((points, f"{outcome.label}'s {metric}, were it {100 * points:.1f} points {better}"))
+    return min(nearest)[1] if nearest else "a cheaper resolution that is good enough"
 
 
 def _cost_key(ordered: Sequence[Candidate]) -> Any:
@@ -218,5 +193,5 @@ def _recommend(winner: Candidate, finest: Candidate, outcomes: Sequence[Outcome]
     return f"{what}: {outcome.reason}{saved}."
 
 
-def _undecided(reason: str) -> str:
-    return f"Undecided, because {reason}."
+def _undecided(reason: str, outcomes: tuple[Outcome, ...], remedy: str) -> Decision:
+    return Decision(None, f"Undecided, because {reason}.", outcomes, "undecided", remedy)

@@ -32,13 +32,13 @@ HEADLINES = (
 )
 
 
-def make_rows(results: Sequence[Result], confidence: float) -> list[dict[str, Any]]:
-    """One row a label and output: each metric, and the ends of its interval."""
+def make_rows(results: Sequence[Result], confidence: float, data: str) -> list[dict[str, Any]]:
+    """Returns one row a label and output: each metric, and the ends of its interval; `data`: synthetic or manifest."""
     rows = []
     for result in results:
         for output, estimates in result.estimates.items():
             height, width, channels = result.latent_shape
-            row = {"label": result.label, "kind": result.kind, "output": output, "runs": result.num_runs}
+            row = {"label": result.label, "kind": result.kind, "output": output, "runs": result.num_runs, "data": data}
             row |= {"latent_height": height, "latent_width": width, "latent_channels": channels}
             for name in METRICS:
                 estimate = estimates.get(name)
