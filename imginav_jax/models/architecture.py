@@ -72,6 +72,7 @@ class AutoencoderConfig:
       activation: of the encoder and the decoder's shared layers, one of `ACTIVATIONS`.
       norm_groups: of their norms.
       heads: at most one of each kind, in PyTorch's order.
+      shortcuts: add to each stage's result what it gets, by `models/shortcuts.py`; without parameters.
       compute_dtype: what convolutions run in; parameters and norm statistics stay float32.
       remat: recompute each stage's activations in the backward pass instead of keeping them.
     """
@@ -82,6 +83,7 @@ class AutoencoderConfig:
     activation: str = "SiLU"
     norm_groups: int = NORM_GROUPS
     heads: tuple[HeadConfig, ...] = _HEADS
+    shortcuts: bool = False
     compute_dtype: str = "float32"
     remat: bool = False
 

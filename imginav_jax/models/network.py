@@ -7,7 +7,7 @@ correlation kernel over the zero-dilated input, that is PyTorch's kernel flipped
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +16,12 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from imginav_jax.models import convolutions, normalization
+from imginav_jax.models import convolutions, normalization, shortcuts
 from imginav_jax.models.architecture import ACTIVATIONS, NORM_GROUPS, AutoencoderConfig, HeadConfig
 
 Params = dict[str, Any]
 Operation = Callable[[Array, Array], Array]  # (images, kernel) to images
+Shortcut = Callable[[Array], Array]  # what a stage gets to what it adds to its result
 Draw = Callable[[tuple[int, ...], int], Array]  # (shape, fan_in) to a parameter's first values
 
 
@@ -97,21 +98,21 @@ def conv_norm_act(conv: Conv, norm: NormAct, x: Float[Array, "b h w cin"]) -> Fl
     return normalization.bias_norm_act(conv.without_bias(x), *parameters, norm.groups, ACTIVATIONS[norm.activation])
 
 
-class ConvNormAct(nnx.List):
-    """A convolution and a norm with activation, from x to x; a list, for checkpoints name its parts by their places."""
+class Stage(nnx.List):
+    """Convolutions, each with its norm and activation behind it, and perhaps a shortcut around them.
+
+    A list, for checkpoints name its parts by their places.
+    """
+
+    def __init__(self, layers: Sequence[Conv | NormAct], shortcut: Shortcut | None = None):
+        super().__init__(layers)
+        self.shortcut = shortcut
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
-        conv, norm = self
-        return conv_norm_act(conv, norm, x)
-
-
-class EncoderStage(nnx.List):
-    """Convolution, norm, strided convolution and norm; halves height and width."""
-
-    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h/2 w/2 c"]:
-        conv, norm, down, down_norm = self
-        x = conv_norm_act(conv, norm, x)
-        return conv_norm_act(down, down_norm, x)
+        layers, y = list(self), x
+        for conv, norm in zip(layers[::2], layers[1::2], strict=True):
+            y = conv_norm_act(conv, norm, y)
+        return y if self.shortcut is None else y + self.shortcut(x)
 
 
 class Encoder(nnx.Module):
@@ -124,18 +125,23 @@ class Encoder(nnx.Module):
         for c in config.stage_channels:
             conv = _same(cin, c, 3, dtype=dtype, draw=draw)
             down = _down(c, dtype=dtype, draw=draw)
-            stages.append(EncoderStage([conv, norm(c), down, norm(c)]))
+            shortcut = functools.partial(shortcuts.down, channels=c) if config.shortcuts else None
+            stages.append(Stage([conv, norm(c), down, norm(c)], shortcut))
             cin = c
         self.stages = nnx.List(stages)
-        self.bottleneck = ConvNormAct([_same(cin, cin, 3, dtype=dtype, draw=draw), norm(cin)])
+        self.bottleneck = Stage([_same(cin, cin, 3, dtype=dtype, draw=draw), norm(cin)])
         self.to_latent = _same(cin, config.latent_channels, 1, dtype=dtype, draw=draw)
+        latent = functools.partial(shortcuts.resize_channels, channels=config.latent_channels)
+        self.shortcut = latent if config.shortcuts else None  # around the bottleneck and the layer to the latent
         self.dtype, self.remat = dtype, config.remat
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f latent"]:
         x = images.astype(self.dtype)
-        for stage in [*self.stages, self.bottleneck]:
+        for stage in self.stages:
             x, _ = _run(stage, x, self.remat)
-        return self.to_latent(x).astype(jnp.float32)
+        y, x = _run(self.bottleneck, x, self.remat)
+        y = self.to_latent(y)
+        return (y if self.shortcut is None else y + self.shortcut(x)).astype(jnp.float32)
 
 
 class PictureHead(nnx.Module):
@@ -171,10 +177,13 @@ class Decoder(nnx.Module):
         dtype = jnp.dtype(config.compute_dtype)
         norm = functools.partial(NormAct, groups=config.norm_groups, activation=config.activation)
         c = config.stage_channels[-1]
-        stages = [ConvNormAct([_same(config.latent_channels, c, 3, dtype=dtype, draw=draw), norm(c)])]
+        shortcut = functools.partial(shortcuts.resize_channels, channels=c) if config.shortcuts else None
+        stages = [Stage([_same(config.latent_channels, c, 3, dtype=dtype, draw=draw), norm(c)], shortcut)]
         for _ in range(config.downsampling_steps):
-            stages.append(ConvNormAct([_up(c, c // 2, dtype=dtype, draw=draw), norm(c // 2)]))
+            up = _up(c, c // 2, dtype=dtype, draw=draw)
             c //= 2
+            shortcut = functools.partial(shortcuts.up, channels=c) if config.shortcuts else None
+            stages.append(Stage([up, norm(c)], shortcut))
         self.stages = nnx.List(stages)
         rgb, segmentation, classification = map(config.head, ("rgb", "segmentation", "classification"))
         self.rgb = PictureHead(c, rgb, dtype=dtype, draw=draw) if rgb else None

@@ -27,6 +27,7 @@ class ModelFields:
     base_channels: int
     downsampling_steps: int
     remat: bool
+    shortcuts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Experiment:
           UserError: they have others, or heads that do not fit the data.
         """
         place = f"config.init_from {self.config.init_from}"
-        for key in ("latent_channels", "base_channels", "downsampling_steps"):
+        for key in ("latent_channels", "base_channels", "downsampling_steps", "shortcuts"):
             there, here = getattr(given, key), getattr(self.model, key)
             if there != here:
                 raise UserError(f"{place} has {key} {there}, but config.model.{key} is {here}")
@@ -181,6 +182,7 @@ def from_config(config: RawConfig) -> Experiment:
             latent_channels=config.model.latent_channels,
             base_channels=config.model.base_channels,
             downsampling_steps=config.model.downsampling_steps,
+            shortcuts=config.model.get("shortcuts", False),  # older runs do not say it
             compute_dtype=config.precision,
             remat=config.model.remat,
         ),

@@ -12,6 +12,7 @@ from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user, read_json, require_literal, try_to_write, write_json
 from imginav_jax.system.ownership import Ownership, own_output
 
+_OLDER = {"model.shortcuts": False}  # what fingerprints of older runs do not say
 DEFAULT_WORKDIRS = Path("experiments/phase1")  # in which a run's workdir has its name, unless another one is given
 
 
@@ -134,8 +135,14 @@ def run_name(config: Any) -> str:
     return name
 
 
+def complete_fingerprint(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns a run's fingerprint with the fields that runs of earlier versions do not have."""
+    return {**_OLDER, **found}
+
+
 def compare_fingerprints(place: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """UserError that names every field in which they differ, with both values."""
+    found, expected = complete_fingerprint(found), complete_fingerprint(expected)
     differing = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
     if differing:
         fields = "; ".join(f"{key} {found.get(key)} there, {expected.get(key)} here" for key in differing)

@@ -9,7 +9,7 @@ from imginav_jax.runs import incomplete, metrics_csv, trained_run
 from imginav_jax.runs.experiment import Config
 from imginav_jax.runs.incomplete import Expected, Incomplete
 from imginav_jax.runs.metrics_csv import CsvRow
-from imginav_jax.runs.outputs import Outputs
+from imginav_jax.runs.outputs import Outputs, complete_fingerprint
 from imginav_jax.runs.trained_run import TrainedRun
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import read_json
@@ -211,7 +211,8 @@ def _read(path: Path, description: Mapping[str, Any], directory: Path, problems:
     name = path.name.removesuffix(_SUFFIX)
     trained = trained_run.load(directory, description=description if path.parent.resolve() == directory else None)
     try:
-        fingerprint, experiment = dict(description["fingerprint"]), str(description["config"]["experiment"])
+        fingerprint = complete_fingerprint(description["fingerprint"])
+        experiment = str(description["config"]["experiment"])
         is_complete = isinstance(fingerprint["seed"], int) and "key" in trained.data
     except (KeyError, TypeError, ValueError):
         is_complete = False
