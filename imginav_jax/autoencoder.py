@@ -39,8 +39,8 @@ class Autoencoder:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the weights; latents that are stored name it."""
-        return weights.digest(self._weights.params)
+        """Of the weights, and of what decides what they compute; latents that are stored name it."""
+        return weights.digest(self._weights)
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h/f w/f latent"]:
         """Latents, as they are: not normalised.

@@ -19,7 +19,8 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
     """Writes the weights of a workdir or an imported checkpoint, by default the best ones, in one step.
 
     Raises:
-      UserError: torch is missing, the directory holds no weights, or `out` exists or cannot be written.
+      UserError: torch is missing, the directory holds no weights or a model that the original cannot have, or `out`
+        exists or cannot be written.
     """
     check_is_new(out)
     try:
@@ -27,10 +28,14 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
     except ImportError:
         raise UserError("PyTorch writes these files and is not installed: pip install torch") from None
     loaded = weights.load(directory, step)
+    try:
+        config = architecture.make_config(loaded.config)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from None
     tensors = torch_tensors.from_params(loaded.config, loaded.params)
     payload = {
         "state_dict": {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()},
-        "config": architecture.make_config(loaded.config),
+        "config": config,
         "program": versions.stamp(),
     }
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")

@@ -13,7 +13,7 @@
 #   IMGINAV_OUTPUTS       copies for the comparison, and the report; default: outputs/phase1_2_spatial_resolution there
 #   IMGINAV_CACHE         prepared data sets and compiled programs; default: ~/.cache/imginav_jax
 #   IMGINAV_SYNTHETIC     1: train on synthetic layouts where IMGINAV_MANIFEST names none
-#   IMGINAV_PRESET        changes of the experiments as in configs/phase1_2.py: quick, or seed=7
+#   IMGINAV_PRESET        changes of the experiments as in configs/phase1_2.py: quick, seed=7, or shortcuts
 #   IMGINAV_ARGUMENTS     more options of the runs and the benchmark, quoted as in a shell: --config.batch_size=8
 #   IMGINAV_PRECISION     float32, bfloat16 or float16 instead of the card's own (imginav_jax/cards.py)
 #   IMGINAV_TF32          1: multiply float32 in TF32

@@ -120,7 +120,7 @@ def encode(
         sources = {split: LayoutSource(data.directory, split) for split in storage.SPLITS}
         description = Description(
             checkpoint=str(directory.absolute()),
-            digest=weights.digest(run.weights.params),
+            digest=weights.digest(run.weights),
             step=run.weights.step,
             data_kind=data.kind,
             data_key=data.key,

@@ -1,8 +1,9 @@
 """Shortcuts around the stages of the autoencoder, without parameters: pixels become channels, or channels pixels.
 
-DC-AE's, which a stage adds its own result to: J. Chen et al., "Deep Compression Autoencoder for Efficient
-High-Resolution Diffusion Models" (2024), arXiv:2410.10733, section 3.2.  Where the channels of the two do not agree,
-neighbouring ones are averaged or repeated.
+A stage adds its own result to them, as in J. Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution
+Diffusion Models" (2024), arXiv:2410.10733, section 3.2.  Where the channels of the two do not agree, neighbouring ones
+are averaged or repeated.  The channels of one pixel are neighbours here.  In the authors' code those of one colour are:
+averages are then of pixels, and R3,quick ended 2 dB lower.
 """
 
 import jax.numpy as jnp
@@ -13,15 +14,15 @@ from jaxtyping import Array, Float
 def down(x: Float[Array, "b h w cin"], channels: int) -> Float[Array, "b h/2 w/2 channels"]:
     """Returns x with each 2x2 pixels as one of four times the channels, resized to `channels`."""
     b, h, w, cin = x.shape
-    cells = x.reshape(b, h // 2, 2, w // 2, 2, cin).transpose(0, 1, 3, 5, 2, 4)
+    cells = x.reshape(b, h // 2, 2, w // 2, 2, cin).swapaxes(2, 3)
     return resize_channels(cells.reshape(b, h // 2, w // 2, 4 * cin), channels)
 
 
 def up(x: Float[Array, "b h w cin"], channels: int) -> Float[Array, "b 2*h 2*w channels"]:
-    """Returns x resized to four times `channels`, and each four of these as 2x2 pixels of one channel."""
+    """Returns x resized to four times `channels`, and these as 2x2 pixels: the first quarter the upper left one."""
     b, h, w, _ = x.shape
-    cells = resize_channels(x, 4 * channels).reshape(b, h, w, channels, 2, 2)
-    return cells.transpose(0, 1, 4, 2, 5, 3).reshape(b, 2 * h, 2 * w, channels)
+    cells = resize_channels(x, 4 * channels).reshape(b, h, w, 2, 2, channels)
+    return cells.swapaxes(2, 3).reshape(b, 2 * h, 2 * w, channels)
 
 
 def resize_channels(x: Float[Array, "b h w cin"], channels: int) -> Float[Array, "b h w channels"]:

@@ -61,7 +61,13 @@ def parse_config(config: Any) -> AutoencoderConfig:
 
 
 def make_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """The inverse of `parse_config`, as the original's `to_config` writes it."""
+    """The inverse of `parse_config`, as the original's `to_config` writes it.
+
+    Raises:
+      UserError: the architecture has shortcuts.
+    """
+    if config.shortcuts:
+        raise UserError("the model has shortcuts, which the original's model does not have and its format cannot name")
     shared = {
         "latent_channels": config.latent_channels,
         "base_channels": config.base_channels,

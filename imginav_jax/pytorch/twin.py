@@ -1,6 +1,7 @@
 """The original's model in PyTorch, written anew from the experiment's description; what imginav_jax is compared with.
 
-Module names make the state dict's keys those of the original's checkpoints.
+Module names make the state dict's keys those of the original's checkpoints.  Its model with shortcuts has the same
+keys; the original has no such model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,11 @@ LOSS_WEIGHTS = (1.0, 0.05, 0.01)  # in the order of the heads
 
 
 class Encoder(nn.Module):
-    def __init__(self, latent: int, base: int, steps: int, activation: type[nn.Module], groups: int):
+    def __init__(
+        self, latent: int, base: int, steps: int, activation: type[nn.Module], groups: int, shortcuts: bool = False
+    ):
         super().__init__()
+        self.shortcuts = shortcuts
         layers, cin = [], 3
         for step in range(steps):
             c = base * 2**step
@@ -34,7 +38,16 @@ class Encoder(nn.Module):
         self.encoder = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
+        if not self.shortcuts:
+            return self.encoder(images)
+        *stages, bottleneck = (self.encoder[start : start + 6] for start in range(0, len(self.encoder), 6))
+        x = images
+        for stage in stages:
+            y = stage(x)
+            pixels = torch.cat([x[:, :, row::2, column::2] for row in range(2) for column in range(2)], 1)
+            x = y + resize_channels(pixels, y.shape[1])
+        y = bottleneck(x)  # and the layer to the latent
+        return y + resize_channels(x, y.shape[1])
 
 
 class PictureHead(nn.Module):
@@ -60,8 +73,18 @@ class LogitsHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, latent: int, base: int, steps: int, activation: type[nn.Module], groups: int, heads: Heads):
+    def __init__(
+        self,
+        latent: int,
+        base: int,
+        steps: int,
+        activation: type[nn.Module],
+        groups: int,
+        heads: Heads,
+        shortcuts: bool = False,
+    ):
         super().__init__()
+        self.shortcuts = shortcuts
         c = base * 2 ** (steps - 1)
         layers = [nn.Conv2d(latent, c, 3, padding=1), nn.GroupNorm(groups, c), activation()]
         for _ in range(steps):
@@ -73,9 +96,31 @@ class Decoder(nn.Module):
         self.heads = nn.ModuleDict({kind: make[kind](c, outputs) for kind, outputs in heads})
 
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        features = self.shared_decoder(latents)
+        features = self._decode_with_shortcuts(latents) if self.shortcuts else self.shared_decoder(latents)
         outputs = {kind: head(features) for kind, head in self.heads.items()}
         return {**outputs, "rgb": torch.tanh(outputs["rgb"])} if "rgb" in outputs else outputs
+
+    def _decode_with_shortcuts(self, latents: Tensor) -> Tensor:
+        first, *stages = (self.shared_decoder[start : start + 3] for start in range(0, len(self.shared_decoder), 3))
+        y = first(latents)
+        x = y + resize_channels(latents, y.shape[1])
+        for stage in stages:
+            y = stage(x)
+            pixels = resize_channels(x, 4 * y.shape[1]).unflatten(1, (4, y.shape[1]))
+            x = y + nn.functional.pixel_shuffle(pixels.transpose(1, 2).flatten(1, 2), 2)
+        return x
+
+
+def resize_channels(x: Tensor, channels: int) -> Tensor:
+    """Averages or repeats neighbouring channels, so that there are `channels`."""
+    count = x.shape[1]
+    if channels % count == 0:  # the same as below, in the faster form
+        return x.repeat_interleave(channels // count, 1)
+    if count % channels == 0:
+        return x.unflatten(1, (channels, count // channels)).mean(2)
+    pixels = x.movedim(1, -1).flatten(0, 2)
+    pooled = nn.functional.adaptive_avg_pool1d(pixels, channels)
+    return pooled.unflatten(0, (x.shape[0], *x.shape[2:])).movedim(-1, 1)
 
 
 class Twin(nn.Module):
@@ -89,11 +134,13 @@ class Twin(nn.Module):
         activation: str = "SiLU",
         groups: int = 8,
         heads: Heads = HEADS,
+        shortcuts: bool = False,
     ):
         super().__init__()
         kind = getattr(nn, activation)
-        self.encoder = Encoder(latent, base, steps, kind, groups)
-        self.decoder = Decoder(latent, base, steps, kind, groups, heads)
+        self.shortcuts = shortcuts  # of which `config`, the original's, says nothing
+        self.encoder = Encoder(latent, base, steps, kind, groups, shortcuts)
+        self.decoder = Decoder(latent, base, steps, kind, groups, heads, shortcuts)
         shared = {"latent_channels": latent, "base_channels": base, "activation": activation, "norm_groups": groups}
         self.config = {
             "type": "Autoencoder",

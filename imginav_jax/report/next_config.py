@@ -33,6 +33,7 @@ def get_config() -> Any:
     config.model.latent_channels = {latent_channels}
     config.model.base_channels = {base_channels}
     config.model.downsampling_steps = {downsampling_steps}
+    config.model.shortcuts = {shortcuts}
 
     # The workdir that has won, the checkpoint of its best weights, and the SHA-256 of these.
     config.init_from = {directory}
@@ -55,9 +56,10 @@ def write(path: Path, winner: ComparedRun, decision: Decision, evidence: str) ->
         latent_channels=config.latent_channels,
         base_channels=config.base_channels,
         downsampling_steps=config.downsampling_steps,
+        shortcuts=config.shortcuts,
         directory=json.dumps(str(trained.directory.absolute())),
         checkpoint=json.dumps(str(weights.step_folder(trained.directory.absolute(), trained.weights.step))),
-        digest=weights.digest(trained.weights.params),
+        digest=weights.digest(trained.weights),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class AutoencoderCost:
     """What training and using an autoencoder costs.
 
     Attributes:
-      run: R1, R2 or R3.
+      run: R1, R2 or R3, or "R1 shortcuts" and so on.
       latent_shape: height, width, channels.
       compile_seconds: of the training step.
       train_memory_mib: the compiler's estimate of what a training step needs on its device.

@@ -101,10 +101,10 @@ def step_folder(directory: Path, step: int) -> Path:
     return directory / _FOLDER / str(step)
 
 
-def digest(params: Params) -> str:
-    """The SHA-256 of names, shapes and values, in hexadecimal."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+def digest(loaded: Weights) -> str:
+    """The SHA-256 of names, shapes and values, and of shortcuts where there are some, in hexadecimal."""
+    found = hashlib.sha256(b"shortcuts" if loaded.config.shortcuts else b"")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
         values = np.asarray(leaf)
         found.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype}".encode())
         found.update(values.tobytes())

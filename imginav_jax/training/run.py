@@ -149,7 +149,7 @@ def _open_owned(
         exp = exp.starting_from(given.config)
     mesh = make_mesh(config.num_devices, config.batch_size, config.accumulate_steps)
     data = preparation.prepare(exp.data, exp.cache_dir)
-    fingerprint = exp.fingerprint(data.fingerprint, given and weights.digest(given.params))
+    fingerprint = exp.fingerprint(data.fingerprint, given and weights.digest(given))
     outputs.check_same_experiment(fingerprint)
     stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
     position = _find_position(outputs, fingerprint, stopping)

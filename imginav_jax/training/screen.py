@@ -38,7 +38,7 @@ def say_start(
         _say("", f"skipped {data.skipped_empty:,} empty rows and {data.skipped_without_path:,} rows without a path; "
                  f"{off_palette:.3%} of the pixels are off the palette and carry no label")  # fmt: skip
     _say("Model", f"{model.downsampling_steps} downsampling steps, latent {height}x{width}x{channels}, "
-                  f"compression {model.compression}x")  # fmt: skip
+                  f"compression {model.compression}x{', shortcuts' if model.shortcuts else ''}")  # fmt: skip
     if config.init_from is not None:
         _say("", f"weights from {config.init_from}, heads {', '.join(head.name for head in model.heads)}")
     parts = config.accumulate_steps

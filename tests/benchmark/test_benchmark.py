@@ -237,6 +237,10 @@ def test_the_runs_differ_in_their_downsampling_steps_alone():
     assert len(models) == 1
     assert (config.model.downsampling_steps, config.init_from) == (4, "somewhere")
     assert all(exp.config.init_from is None for exp in runs.values())
+    assert {exp.model.shortcuts for exp in runs.values()} == {False}
+    assert {exp.model.shortcuts for exp in phase.experiments(get_config("R3,shortcuts")).values()} == {True}
+    with pytest.raises(UserError, match=r"^config\.experiment is V1 shortcuts, expected one of R1, R2, R3$"):
+        phase.experiments(get_config("V1,shortcuts"))
 
 
 def test_the_layouts_are_synthetic_ones_and_not_empty():

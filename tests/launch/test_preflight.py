@@ -169,7 +169,7 @@ def test_an_argument_that_is_no_option(cluster, monkeypatch):
 def test_runs_that_can_start(check, cluster):
     manifest = f"--config.data.manifest={cluster.folder}/layouts.csv"
     assert check("R1", "R2", "R3,seed=7", manifest, "--config.data.num_workers=99", "--config.batch_size=8") is None
-    assert check("R1,quick", "R2,quick", "R3,quick") is None
+    assert check("R1,quick", "R2,quick", "R3,quick", "R1,shortcuts,quick", "V3,quick,shortcuts,seed=7") is None
     assert not (cluster.folder / "work").exists()
 
 

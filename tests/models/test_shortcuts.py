@@ -41,9 +41,10 @@ def test_channels_are_averaged_or_repeated(given, expected):
 
 def test_pixels_become_channels_and_channels_pixels():
     x = jnp.arange(1.0, 9).reshape(1, 2, 2, 2)  # of the first channel 1 3 / 5 7, of the second 2 4 / 6 8
-    np.testing.assert_array_equal(shortcuts.down(x, 8), row(1, 3, 5, 7, 2, 4, 6, 8))
-    np.testing.assert_array_equal(shortcuts.down(x, 4), row(2, 6, 3, 7))
-    np.testing.assert_array_equal(shortcuts.up(row(1, 3, 5, 7, 2, 4, 6, 8), 2), x)
+    np.testing.assert_array_equal(shortcuts.down(x, 8), row(*range(1, 9)))
+    np.testing.assert_array_equal(shortcuts.down(x, 4), row(1.5, 3.5, 5.5, 7.5))
+    np.testing.assert_array_equal(shortcuts.up(row(*range(1, 9)), 2), x)
+    np.testing.assert_array_equal(shortcuts.up(row(1, 2, 3, 4), 2)[0, ..., 1], [[1, 2], [3, 4]])
     np.testing.assert_array_equal(shortcuts.up(row(1, 2), 1)[0, ..., 0], [[1, 1], [2, 2]])
 
 
@@ -62,7 +63,7 @@ def brute_force_down(x, channels):
     for channel in range(channels):
         start, end = channel * 4 * c // channels, -(-(channel + 1) * 4 * c // channels)
         for source in range(start, end):
-            place, pixel = divmod(source, 4)
+            pixel, place = divmod(source, c)
             y[..., channel] += x[:, pixel // 2 :: 2, pixel % 2 :: 2, place] / (end - start)
     return y
 
@@ -72,7 +73,7 @@ def brute_force_up(x, channels):
     y = np.zeros((b, 2 * h, 2 * w, channels))
     for channel in range(channels):
         for pixel in range(4):
-            y[:, pixel // 2 :: 2, pixel % 2 :: 2, channel] = x[..., (4 * channel + pixel) * c // (4 * channels)]
+            y[:, pixel // 2 :: 2, pixel % 2 :: 2, channel] = x[..., (pixel * channels + channel) * c // (4 * channels)]
     return y
 
 
@@ -113,28 +114,29 @@ def loss_of(config):
 
 
 def test_gradients_are_finite_differences(tiny_params):
-    arguments = tiny_params, images(2, 16, 16, 3)
-    direction = jax.tree.map(
-        lambda leaf: jnp.asarray(np.random.default_rng(leaf.size).normal(size=leaf.shape), jnp.float32), arguments
-    )
-    loss, step = jax.jit(loss_of(WITH)), 2e-3
-    up, down = (
-        loss(jax.tree.map(lambda leaf, d, s=sign: leaf + s * step * d, arguments, direction)) for sign in (1, -1)
-    )
-    gradient = jax.grad(loss)(arguments)
-    along = sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
-    assert float(along) == pytest.approx(float(up - down) / (2 * step), rel=5e-3)
+    arguments, loss = (tiny_params, images(2, 16, 16, 3)), jax.jit(loss_of(WITH))
+    gradient = jax.jit(jax.grad(loss))(arguments)
+    random = np.random.default_rng(0)
+    anywhere = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), arguments)
+    for direction, step in ((gradient, 1e-3), (anywhere, 5e-4)):
+        forward, back = (
+            loss(jax.tree.map(lambda leaf, change, by=by: leaf + by * change, arguments, direction))
+            for by in (step, -step)
+        )
+        along = sum(map(jnp.vdot, *map(jax.tree.leaves, (gradient, direction))))
+        assert float(along) == pytest.approx(float(forward - back) / (2 * step), rel=5e-3)
 
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_the_platforms_forms_agree_in_value_and_gradient(tiny_params, remat):
     config = dataclasses.replace(WITH, remat=remat)
-    arguments = tiny_params, images(2, 16, 16, 3)
-    found = []
+    arguments, found = (tiny_params, images(2, 16, 16, 3)), []
     for platform in ("cpu", "gpu"):
         with target.compile_for(platform):
-            outputs = network.apply(config, *arguments)
-            found.append((outputs, jax.grad(loss_of(config))(arguments)))
+            program = jax.jit(
+                lambda arguments: (network.apply(config, *arguments), jax.grad(loss_of(config))(arguments))
+            )
+            found.append(program(arguments))
     # Some gradients are zero but for rounding: of a convolution's bias whose channels have a norm each.
     for of_the_cpu, plain in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(of_the_cpu, plain, rtol=1e-4, atol=1e-6)

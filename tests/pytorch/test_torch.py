@@ -1,5 +1,6 @@
 """The model is the original's: the same numbers as PyTorch, forwards, backwards and while it trains."""
 
+import dataclasses
 import functools
 
 import jax
@@ -34,7 +35,7 @@ def tensors_of(module):
 
 
 def ours_of(twin):
-    config = architecture.parse_config(twin.config)
+    config = dataclasses.replace(architecture.parse_config(twin.config), shortcuts=twin.shortcuts)
     return config, jax.device_put(tensors.to_params(config, tensors_of(twin)))
 
 
@@ -70,9 +71,10 @@ def assert_same_outputs(twin, images):
             np.testing.assert_allclose(value, there, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("shortcuts", [pytest.param(False, id="plain"), pytest.param(True, id="shortcuts")])
 @pytest.mark.parametrize("downsampling_steps", EXPERIMENTS)
-def test_outputs_loss_and_every_gradient_agree(downsampling_steps):
-    twin, batch = make_twin(steps=downsampling_steps), batch_of(1, 64)
+def test_outputs_loss_and_every_gradient_agree(downsampling_steps, shortcuts):
+    twin, batch = make_twin(steps=downsampling_steps, shortcuts=shortcuts), batch_of(1, 64)
     noise = np.random.default_rng(0).integers(0, 256, batch.image.shape, np.uint8)
     assert_same_outputs(twin, noise)
     config, params = ours_of(twin)
@@ -142,6 +144,9 @@ def test_ten_steps_of_adamw_keep_the_loss_curves_together(downsampling_steps):
         pytest.param({"latent": 3, "base": 16, "steps": 1}, id="one step"),
         pytest.param({"latent": 1, "base": 4, "steps": 7, "groups": 2}, id="seven steps, narrow"),
         pytest.param({"latent": 5, "base": 48, "steps": 2, "groups": 4}, id="other widths"),
+        pytest.param(
+            {"latent": 5, "base": 48, "steps": 2, "groups": 4, "shortcuts": True}, id="other widths, shortcuts"
+        ),
         pytest.param({"latent": 4, "base": 16, "steps": 2, "heads": HEADS[:1]}, id="RGB alone"),
         pytest.param({"latent": 4, "base": 16, "steps": 2, "heads": HEADS[:0:-1]}, id="no RGB"),
         pytest.param({"latent": 4, "base": 16, "steps": 2, "heads": HEADS[::-1]}, id="heads in another order"),

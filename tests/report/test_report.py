@@ -166,10 +166,11 @@ def test_numbers_are_those_of_the_runs_own_pictures(reported, trained):
 def test_the_next_config_is_the_winner(reported, trained):
     config = runpy.run_path(str(trained / "phase1_3.py"))["get_config"]()
     assert isinstance(config, ConfigDict)
-    assert config.model.to_dict() == {"latent_channels": 16, "base_channels": 16, "downsampling_steps": 5}
+    sizes = {"latent_channels": 16, "base_channels": 16, "downsampling_steps": 5}
+    assert config.model.to_dict() == {**sizes, "shortcuts": False}
     loaded = weights.load(Path(config.init_from))
     assert Path(config.init_checkpoint) == trained / "work" / "R3" / "checkpoints" / str(loaded.step)
-    assert weights.digest(loaded.params) == config.init_sha256
+    assert weights.digest(loaded) == config.init_sha256
     assert Path(config.init_from) == trained / "work" / "R3"
 
 

@@ -16,6 +16,7 @@ DOWNSAMPLING_STEPS = {"R1": 3, "R2": 4, "R3": 5}  # the runs differ in nothing e
 # Whose cells, and of four times as many channels each: all latents have as many values as R2's.
 MATCHED_VOLUME = {"V1": ("R1", Fraction(1, 4)), "V2": ("R2", Fraction(1)), "V3": ("R3", Fraction(4))}
 UNSHUFFLES = (2, 4)  # of R1's latent
+_SHORTCUTS = " shortcuts"  # ends the name of an experiment that has them
 
 
 def measure(config: RawConfig, rounds: int) -> Benchmark:
@@ -31,9 +32,12 @@ def measure(config: RawConfig, rounds: int) -> Benchmark:
 
 
 def experiments(config: RawConfig) -> dict[str, Experiment]:
-    """Returns R1, R2 and R3, made of the config of any of them, with fresh weights; UserError where it is unfit."""
+    """Returns R1, R2 and R3, made of the config of any of them, with fresh weights; UserError where it is unfit.
+
+    Of a config with shortcuts they have them too.
+    """
     given = config.get("experiment", "R1")
-    if given not in DOWNSAMPLING_STEPS:
+    if given.removesuffix(_SHORTCUTS) not in DOWNSAMPLING_STEPS:
         raise UserError(f"config.experiment is {given}, expected one of {', '.join(DOWNSAMPLING_STEPS)}")
     return {
         run: autoencoder_cost.fresh_experiment(config, {"model.downsampling_steps": steps})
@@ -75,7 +79,8 @@ def _measure_autoencoders(runs: dict[str, Experiment], rounds: int) -> tuple[Aut
     works = {(run, name): work for run, each in prepared.items() for name, work in each.works.items()}
     seconds = timing.time_in_turns("Autoencoders", timing.warm_up(works), rounds)
     of_run = {run: {name: seconds[run, name] for name in each.works} for run, each in prepared.items()}
-    return tuple(autoencoder_cost.cost(run, each, of_run[run]) for run, each in prepared.items())
+    names = {run: run + _SHORTCUTS if exp.model.shortcuts else run for run, exp in runs.items()}
+    return tuple(autoencoder_cost.cost(names[run], each, of_run[run]) for run, each in prepared.items())
 
 
 def _measure_diffusion(runs: dict[str, Experiment], rounds: int) -> tuple[DiffusionCost, ...]:

@@ -102,6 +102,7 @@ def _make_job(prepared: PreparedAutoencoder) -> Job:
         learning_rate=fields.optimizer.learning_rate,
         weight_decay=fields.optimizer.weight_decay,
         loss_weights=tuple(prepared.experiment.weights),
+        shortcuts=model.shortcuts,
     )
 
 

@@ -24,6 +24,7 @@ class Job:
     learning_rate: float
     weight_decay: float
     loss_weights: tuple[float, ...]  # of MSE, segmentation, classification
+    shortcuts: bool = False
 
 
 class Ready(NamedTuple):

@@ -58,7 +58,8 @@ def make_works(job: Job, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Wo
 
 
 def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[Any], Any]) -> dict[str, Work]:
-    twin: Any = torch_twin.Twin(job.latent_channels, job.base_channels, job.downsampling_steps)
+    sizes = job.latent_channels, job.base_channels, job.downsampling_steps
+    twin: Any = torch_twin.Twin(*sizes, shortcuts=job.shortcuts)
     twin.load_state_dict({name: torch.from_numpy(arrays[name]) for name in twin.state_dict()})
     twin.to(job.device, memory_format=torch.channels_last)
     classes = torch.from_numpy(palette.one_hot(arrays["images"]).argmax(-1))

@@ -78,7 +78,7 @@ def _by_section(pictures: Sequence[Picture]) -> Mapping[str, list[Picture]]:
 def _published(run: phase_folder.ComparedRun) -> published.Published | None:
     """Of the same architecture, where the images are of the size that it was published for."""
     config = run.trained.weights.config
-    if run.trained.image_size != published.IMAGE_SIZE:
+    if run.trained.image_size != published.IMAGE_SIZE or config.shortcuts:
         return None
     return published.find(config.downsampling_steps, config.latent_channels)
 
