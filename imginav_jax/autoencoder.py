@@ -39,11 +39,11 @@ class Autoencoder:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the weights, and of what decides what they compute; latents that are stored name it."""
+        """The SHA-256 of the weights and of what decides what they compute; stored latents name it."""
         return weights.digest(self._weights)
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h/f w/f latent"]:
-        """Latents, as they are: not normalised.
+        """Returns the latents as the encoder makes them: float32, not normalised.
 
         Raises:
           ValueError: not uint8 images, or height or width that do not divide by `config.compression`.
@@ -57,7 +57,7 @@ class Autoencoder:
         return self._map(self._encode, images)
 
     def decode(self, latents: Float[np.ndarray, "b h w latent"]) -> UInt8[np.ndarray, "b h*f w*f 3"]:
-        """Images.
+        """Returns the images that the RGB head makes of latents.
 
         Raises:
           ValueError: not float latents of this model's channels, or the model has no RGB head.
@@ -68,11 +68,11 @@ class Autoencoder:
         return images
 
     def reconstruct(self, images: UInt8[np.ndarray, "b h w 3"]) -> Reconstruction:
-        """What all heads make of the images' latents; ValueError as `encode`."""
+        """Encodes images and returns what all heads make of their latents; ValueError as `encode`."""
         return self.decode_heads(self.encode(images))
 
     def normalize(self, latents: Float[np.ndarray, "*shape latent"]) -> Float[np.ndarray, "*shape latent"]:
-        """Latents with mean 0 and standard deviation 1 a channel over the training split, float32.
+        """Returns latents scaled to mean 0 and standard deviation 1 a channel over the training split, float32.
 
         Raises:
           UserError: the checkpoint has no statistics.
@@ -81,16 +81,16 @@ class Autoencoder:
         return ((np.asarray(latents, np.float64) - found.mean) / found.scale).astype(np.float32)
 
     def denormalize(self, latents: Float[np.ndarray, "*shape latent"]) -> Float[np.ndarray, "*shape latent"]:
-        """The inverse of `normalize`, for `decode`; UserError likewise."""
+        """Returns latents for `decode`: the inverse of `normalize`; UserError likewise."""
         found = self.statistics
         return (np.asarray(latents, np.float64) * found.scale + found.mean).astype(np.float32)
 
     @functools.cached_property
     def statistics(self) -> LatentStatistics:
-        """Of the latents of the training split, as `encode` has stored them with the checkpoint.
+        """The statistics of the latents of the training split that `imginav_jax.encode` has stored with the checkpoint.
 
         Raises:
-          UserError: it has not, or they are of other weights.
+          UserError: there are none, or they are of other weights.
         """
         path = weights.step_folder(self._directory, self._weights.step) / latent_statistics.FILE_NAME
         how = f"make them: python -m imginav_jax.encode {self._directory} --out LATENTS"
@@ -105,7 +105,7 @@ class Autoencoder:
         return found
 
     def decode_heads(self, latents: Float[np.ndarray, "b h w latent"]) -> Reconstruction:
-        """What all heads make of latents; ValueError where they are not float or have other channels."""
+        """Returns what all heads make of latents; ValueError where they are not float or have other channels."""
         latents, channels = np.asarray(latents), self.config.latent_channels
         is_float = np.issubdtype(latents.dtype, np.floating)
         if not is_float or latents.ndim != 4 or latents.shape[-1] != channels or not all(latents.shape[1:3]):
@@ -127,7 +127,7 @@ class Autoencoder:
 
 
 def load(directory: str | Path, *, step: int | None = None, batch_size: int = BATCH_SIZE) -> Autoencoder:
-    """The autoencoder of a run's workdir, or of what `import_torch` wrote.
+    """Reads the autoencoder of a run's workdir, or of what `import_torch` wrote, and returns it.
 
     Args:
       directory: where it is.

@@ -88,7 +88,7 @@ class Card:
 
 
 def find(environment: Mapping[str, str] = os.environ) -> Card:
-    """Asks nvidia-smi; only those that CUDA_VISIBLE_DEVICES names count, as CUDA reads it."""
+    """Asks nvidia-smi and returns the card; only those that CUDA_VISIBLE_DEVICES names count, as CUDA reads it."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if environment.get("JAX_PLATFORMS") == "cpu":
         return _no_card("none is wanted, JAX_PLATFORMS is cpu")
@@ -108,7 +108,7 @@ def find(environment: Mapping[str, str] = os.environ) -> Card:
 
 
 def settings(card: Card, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables for `card`, those that are set already as they are.
+    """Returns the environment variables for `card`; those that are set already keep their values.
 
     Raises:
       UserError: IMGINAV_PRECISION or IMGINAV_TF32 has a value that means nothing.
@@ -137,7 +137,7 @@ def settings(card: Card, environment: Mapping[str, str] = os.environ) -> dict[st
 
 
 def loader_workers(environment: Mapping[str, str] = os.environ) -> int:
-    """Processes that decode layouts: one less than the slots of this process's host, for the program itself."""
+    """Returns how many processes decode layouts: one less than this host's slots, which is for the program itself."""
     cores = len(os.sched_getaffinity(0))
     granted = environment.get("LSB_DJOB_NUMPROC", "")
     hosts = max(1, len(environment.get("LSB_MCPU_HOSTS", "").split()) // 2)
@@ -146,7 +146,7 @@ def loader_workers(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def compilation_cache(card: Card, environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of compiled programs, of this user and this kind of card or CPU.
+    """Returns the folder for this user's compiled programs on this kind of card or CPU.
 
     What was tuned on one kind of card is wrong on another, and a program for one kind of CPU may not run on another.
     """
@@ -161,7 +161,7 @@ def compilation_cache(card: Card, environment: Mapping[str, str] = os.environ) -
 
 
 def cudnn_version() -> str | None:
-    """Of the installed wheel, "9.10.2.21"; None where there is none."""
+    """Returns the version of the installed cuDNN wheel, such as "9.10.2.21"; None where there is none."""
     return versions.version(CUDNN)
 
 
@@ -180,7 +180,7 @@ def check_cudnn(card_name: str, version: str | None) -> None:
 
 
 def describe(card: Card | None = None, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Lines for the start of a run: card and driver, versions, settings in force; `card`: by default the one found."""
+    """Returns lines for the start of a run: card and driver, versions, settings in force; finds `card` by default."""
     card = find(environment) if card is None else card
     libraries = f"jaxlib {versions.version('jaxlib') or 'unknown'}"
     if card.exists:

@@ -23,7 +23,9 @@ _FRAME_MILLISECONDS = 120
 def interpolate(
     model: Autoencoder, images: UInt8[np.ndarray, "2 h w 3"], shares: Float[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Pictures on the straight line between the two latents; 0 is the first image's reconstruction, 1 the second's.
+    """Decodes points on the straight line between the two images' latents and returns their pictures.
+
+    A share of 0 gives the first image's reconstruction, 1 the second's.
 
     The line is the same for normalised latents: normalising is affine.
     """

@@ -24,7 +24,10 @@ _DEVIATIONS = 2.0  # standard deviations of a component from its mean to the end
 
 
 def color_latents(latents: Float[np.ndarray, "b h w c"], statistics: LatentStatistics) -> UInt8[np.ndarray, "b h w 3"]:
-    """Each cell's first three principal components of the covariance in `statistics`; gray where there are fewer."""
+    """Returns pictures of latents: a cell's first three principal components as red, green and blue.
+
+    The components are those of the covariance in `statistics`; a colour channel is 128 where there are fewer.
+    """
     covariance = np.nan_to_num(statistics.correlation) * np.outer(statistics.std, statistics.std)
     values, vectors = np.linalg.eigh(covariance)
     vectors, deviations = vectors[:, ::-1][:, :3], np.sqrt(values[::-1][:3].clip(0))
@@ -37,7 +40,7 @@ def color_latents(latents: Float[np.ndarray, "b h w c"], statistics: LatentStati
 
 
 def choose_scenes(stored: StoredLatents, count: int, seed: int) -> list[Example]:
-    """Random layouts of whole scenes from the validation split; of rooms where there are no scenes."""
+    """Returns up to `count` random layouts of whole scenes from the validation split; of rooms where there are none."""
     number = stored.description.examples[VALIDATION]
     chosen: dict[str, list[Example]] = {"scene": [], "room": []}
     for index in np.random.default_rng(seed).permutation(number):

@@ -49,7 +49,7 @@ def reconstruct(images: UInt8[np.ndarray, "b h w 3"], model: Autoencoder, name: 
 
 
 def draw(images: UInt8[np.ndarray, "b h w 3"], results: Sequence[Result], title: Sequence[str]) -> Image.Image:
-    """One row an image: the input, and of each checkpoint the reconstruction, the class map and the error."""
+    """Draws a row an image: the input, and of each checkpoint the reconstruction, the class map and the error."""
     columns, captions = [images], ["input"]
     for name, made, _, _ in results:
         if made.images is not None:
@@ -65,7 +65,7 @@ def draw(images: UInt8[np.ndarray, "b h w 3"], results: Sequence[Result], title:
 
 
 def common_image_size(runs: Sequence[TrainedRun]) -> int:
-    """The pixels a side that every run is for; UserError where they differ."""
+    """Returns the pixels a side of the images that the runs are for; UserError where they differ."""
     if len({run.image_size for run in runs}) > 1:
         found = ", ".join(f"{run.directory} {run.image_size}" for run in runs)
         raise UserError(f"the checkpoints are for images of different sizes ({found}): give one --image_size")

@@ -38,7 +38,7 @@ def compile_program(
     donates_first: bool = False,
     keep_barriers: bool = False,
 ) -> Program:
-    """Compiles for arguments of these shapes, on their device; `keep_barriers` as `target.compiler_options` has it."""
+    """Compiles for arguments like these, on their device; `keep_barriers` as in `target.compiler_options`."""
     start = time.monotonic()
     options = target.compiler_options(keep_barriers=keep_barriers)
     donated = (0,) if donates_first else ()

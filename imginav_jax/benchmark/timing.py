@@ -53,7 +53,7 @@ def paired_ratio(seconds: Sequence[float], reference: Sequence[float]) -> Spread
 
 
 def current_conditions(config: RawConfig, rounds: int) -> Conditions:
-    """Returns those of the first device, which is the one that is measured."""
+    """Returns the conditions of a measurement on the first device, which is the one that is measured."""
     device = jax.devices()[0]
     return Conditions(
         device_kind=device.device_kind,

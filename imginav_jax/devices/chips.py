@@ -65,7 +65,7 @@ CHIPS = {
 
 
 def device(name: str) -> Any:
-    """A device of JAX that programs can be compiled for and never run on; `name` is one of CHIPS.
+    """Returns a device of JAX that programs are compiled for and never run on; `name` is one of CHIPS.
 
     JAX must have been imported with JAX_PLATFORMS=cpu and without CUDA_ROOT: it would look for a card, and for another
     assembler.

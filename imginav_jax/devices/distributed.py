@@ -71,7 +71,7 @@ def exempt_from_proxies(coordinator: str, environment: MutableMapping[str, str] 
 
 
 def leave() -> None:
-    """Called before this process ends by an error: it waits for no other process, which may be waiting for it."""
+    """Lets this process end by an error without waiting for the others, which may be waiting for it."""
     if sys.excepthook is _end_by:  # it has met the others
         atexit.register(_end)  # the last that is registered is the first that is called: before JAX's
 
@@ -104,7 +104,7 @@ def _exit() -> None:
 
 
 def is_primary() -> bool:
-    """Whether this process writes what a run leaves."""
+    """Returns whether this process is the one that writes the files of a run."""
     return jax.process_index() == 0
 
 
@@ -123,7 +123,10 @@ class Agreement:
         return self._stop.requested
 
     def settle(self, wants_save: bool) -> bool:
-        """Called by every process after the same step: whether to save now; `is_stopping` is the same for all too."""
+        """Returns whether to save now, the same in every process, and sets `is_stopping` likewise.
+
+        Every process calls it after the same step.
+        """
         if jax.process_count() == 1:
             self.is_stopping = self._stop.requested
             return wants_save

@@ -15,7 +15,7 @@ MIB = 2**20
 
 @contextlib.contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """RunError with what to try, where the device's memory is too small to compile or to run what is inside."""
+    """Raises RunError with what to try, where the device's memory is too small to compile or run what is inside."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -28,24 +28,24 @@ def explain_out_of_memory() -> Iterator[None]:
 
 
 def describe_devices(mesh: Mesh) -> str:
-    """Their number and kind, "1 x NVIDIA L40S", by which speeds are told apart."""
+    """Returns the number and kind of the devices, "1 x NVIDIA L40S"; speeds are comparable where it is the same."""
     devices = mesh.devices.flat
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over all devices."""
+    """Returns the sharding of a batch: its leading axis is divided among all devices."""
     return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
 
 
 def memory_limit_mib(mesh: Mesh) -> float | None:
-    """What the program may use of one device, the smallest; None where the backend does not say."""
+    """Returns the MiB that the program may use of the smallest device; None where the backend does not say."""
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in mesh.local_devices]
     return min(limits) / MIB or None
 
 
 def memory_mib(memory: Any) -> float:
-    """Arguments, results and temporaries of a compiled program's `memory_analysis`; donated arguments count once."""
+    """Returns the MiB of arguments, results and temporaries by `memory_analysis`; donated arguments count once."""
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return (needed - memory.alias_size_in_bytes) / MIB
 

@@ -62,13 +62,16 @@ def _without_tracebacks() -> Iterator[list[str]]:
 
 
 def platform() -> str:
-    """As `jax.default_backend` calls it, "cpu" or "gpu"; asked while a program is traced, which must be for this."""
+    """Returns the platform that programs are compiled for, "cpu" or "gpu", as `jax.default_backend` calls it.
+
+    A program that asks for it while it is traced must be compiled for this platform.
+    """
     return _PLATFORM.get() or jax.default_backend()
 
 
 @contextlib.contextmanager
 def compile_for(name: str) -> Iterator[None]:
-    """What is inside traces and compiles for the platform `name`, whatever the current backend is."""
+    """Makes what is inside trace and compile for the platform `name`, whatever the current backend is."""
     token = _PLATFORM.set(name)
     try:
         yield
@@ -77,14 +80,14 @@ def compile_for(name: str) -> Iterator[None]:
 
 
 def compiler_options(*, keep_barriers: bool = False) -> dict[str, str | bool]:
-    """What XLA must be told to compile a model's program as it is meant, for jax.jit.
+    """Returns the `compiler_options` for jax.jit with which XLA compiles a model's program as it is meant.
 
     On the CPU, it gives convolutions to a library that runs those of large images on one core; without, they run on
     all.  And it drops optimization barriers before it merges equal expressions and chooses an order: activations that
     are to be computed twice were then computed once and kept.  On GPUs it drops them last.
 
     Args:
-      keep_barriers: of a model that computes activations twice.
+      keep_barriers: for a model that computes activations twice.
     """
     if platform() != "cpu":
         return {}

@@ -38,14 +38,14 @@ _SAMPLING_STEPS = 50
 
 
 def read_latents(directory: Path) -> Float[np.ndarray, "n h w c"]:
-    """The training split, by TFDS alone."""
+    """Reads the training split, by TFDS alone, and returns its latents in float32."""
     builder: Any = tfds.builder_from_directory(directory)
     source = builder.as_data_source("train")
     return np.stack([source[index]["latent"] for index in range(len(source))]).astype(np.float32)
 
 
 def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> Params:
-    """The running average of a U-Net's weights, from normalised latents."""
+    """Trains a U-Net on normalised latents and returns the running average of its weights."""
     params = diffusion_unet.init_unet(latents.shape[1:], jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(0, _LEARNING_RATE, min(100, num_steps // 10), num_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
@@ -74,7 +74,7 @@ def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> P
 
 
 def sample(params: Params, shape: Sequence[int], seed: int) -> Float[np.ndarray, "n h w c"]:
-    """Normalised latents: Heun's method from noise back to time 0."""
+    """Draws normalised latents: Heun's method from noise at time 1 back to time 0."""
 
     @functools.partial(jax.jit, compiler_options=target.compiler_options())
     def step(x: Array, start: Array, stop: Array) -> Array:
@@ -91,7 +91,7 @@ def sample(params: Params, shape: Sequence[int], seed: int) -> Float[np.ndarray,
 
 
 def palette_share(images: UInt8[np.ndarray, "b h w 3"]) -> float:
-    """Of the pixels, those all of whose channels are within `CLOSE` of one palette colour."""
+    """Returns the share of the pixels whose channels are all within `CLOSE` of one palette colour, in [0, 1]."""
     colors = palette.COLORS.astype(np.int16)
     distance = np.stack([np.abs(images - color).max(-1) for color in colors]).min(0)
     return float((distance <= CLOSE).mean())

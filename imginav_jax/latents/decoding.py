@@ -17,7 +17,7 @@ _IMAGES_AT_ONCE = 32  # in memory
 
 
 def load_decoder(stored: StoredLatents, checkpoint: Path | None = None) -> Autoencoder:
-    """The autoencoder that made the latents, from where it was then or from where it is now.
+    """Reads the autoencoder that made the latents, from where it was then or from `checkpoint`, and returns it.
 
     Raises:
       UserError: it is not there, or it is another one.

@@ -57,14 +57,14 @@ class _Job:
         return self.out.with_name(f"{self.out.name}.partial")
 
     def record(self, shard: Shard) -> Path:
-        """Says that a shard is whole."""
+        """Returns the path of the file that says that a shard is whole."""
         return self.partial / _PROGRESS / f"{shard.name}.json"
 
     def is_done(self, shard: Shard) -> bool:
         return self.record(shard).exists() or self.out.exists()  # in this order: another process may finish meanwhile
 
     def own_for_all(self) -> contextlib.AbstractContextManager[object]:
-        """For what one process does for those that share the work."""
+        """Returns a context in which one process works for all that share the work; without effect where none does."""
         return own_output(self.out, f"--out {self.out}", wait=True) if self.is_shared else contextlib.nullcontext()
 
     def own_shard(self, shard: Shard) -> contextlib.AbstractContextManager[Ownership]:

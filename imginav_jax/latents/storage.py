@@ -54,7 +54,7 @@ class Description:
     shard_examples: int
 
     def fingerprint(self) -> dict[str, Any]:
-        """What must not change between a job and its continuation; the weights may have moved."""
+        """Returns what must not change between a job and its continuation: all but where the weights lie."""
         return {key: value for key, value in self.dump().items() if key != "checkpoint"}
 
     def dump(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Description:
 
     @classmethod
     def load(cls, directory: Path) -> "Description":
-        """UserError where the folder holds no latents."""
+        """Reads the description of the latents in the folder and returns it; UserError where it holds none."""
         path = directory / DESCRIPTION
         if not path.exists():
             raise UserError(f"{directory} holds no encoded latents: it has no {DESCRIPTION}")
@@ -107,7 +107,7 @@ class ShardWriter(Protocol):
     def add(self, example: Example) -> None: ...
 
     def close(self) -> dict[str, Any]:
-        """JSON about the shard for `write_metadata`; the shard is whole on disk then, or OSError is raised."""
+        """Makes the shard whole on disk, or raises OSError; returns JSON about it for `write_metadata`."""
         ...
 
 
@@ -163,7 +163,7 @@ _WRITERS = {"array_record": _ArrayRecordShard, "npy": _NpyShard}
 
 
 def file_name(split: str, index: int, suffix: str) -> str:
-    """Of one example, relative to the data set's folder."""
+    """Returns the name of an example's file, relative to the data set's folder."""
     return f"{split}/{index:06d}.{suffix}"
 
 
@@ -177,7 +177,7 @@ def write_index(folder: Path, rows: Sequence[Sequence[str]]) -> None:
 
 
 def write_metadata(folder: Path, description: Description, shards: Mapping[Shard, Mapping[str, Any]]) -> None:
-    """What a reader needs beside the shards, from what their writers have returned."""
+    """Writes what a reader needs beside the shards, from what `ShardWriter.close` has returned for each."""
     if description.format == "npy":
         write_index(folder, [row for stored in shards.values() for row in stored["rows"]])
         return
@@ -244,7 +244,7 @@ class StoredLatents:
         return sum(self.description.examples.values())
 
     def read(self, split: str, index: int) -> Example:
-        """UserError where the example is damaged or missing."""
+        """Reads one example and returns it; UserError where it is damaged or missing."""
         try:
             record = self._sources[split][index]
         except (RuntimeError, ValueError) as error:
@@ -263,7 +263,7 @@ class StoredLatents:
 
 
 def require_whole(directory: Path, description: Description) -> None:
-    """UserError that names the files of finished latents that are gone, if any are."""
+    """Raises UserError that names a file of finished latents that is gone, and how many more are."""
     names = _npy_files(directory) if description.format == "npy" else _array_record_files(description)
     gone = [name for name in names if not (directory / name).exists()]
     if gone:

@@ -29,7 +29,7 @@ _HEAD_OUTPUTS = {
 
 
 def parse_config(config: Any) -> AutoencoderConfig:
-    """The architecture that a checkpoint's `config` names.
+    """Returns the architecture that a checkpoint's `config` names.
 
     Raises:
       UserError: a part of it is missing, out of range, or not built here; names the field.
@@ -61,7 +61,7 @@ def parse_config(config: Any) -> AutoencoderConfig:
 
 
 def make_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """The inverse of `parse_config`, as the original's `to_config` writes it.
+    """Returns a checkpoint's `config` as the original's `to_config` writes it: the inverse of `parse_config`.
 
     Raises:
       UserError: the architecture has shortcuts.

@@ -26,7 +26,7 @@ class _Layer(NamedTuple):
 
 
 def to_params(config: AutoencoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
-    """Our parameters from a state dict; every tensor is used exactly once.
+    """Returns our parameters, made of a state dict; every tensor is used exactly once.
 
     Raises:
       UserError: tensors are missing or surplus, or have another shape or dtype, or values that are not finite.
@@ -44,12 +44,12 @@ def to_params(config: AutoencoderConfig, tensors: Mapping[str, np.ndarray]) -> P
 
 
 def from_params(config: AutoencoderConfig, params: Params) -> dict[str, np.ndarray]:
-    """The state dict, in the original's order."""
+    """Returns the state dict that holds the parameters, in the original's order."""
     return {name: np.ascontiguousarray(tensor) for name, tensor in _views(config, params)}
 
 
 def expected_shapes(config: AutoencoderConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of the state dict, in PyTorch's order of axes; takes no memory."""
+    """Returns the shape of every tensor of the state dict, in PyTorch's order of axes; takes no memory."""
     zero = np.float32(0)
     params = jax.tree.map(lambda leaf: np.broadcast_to(zero, leaf.shape), network.abstract_params(config))
     return {name: tensor.shape for name, tensor in _views(config, params)}

@@ -41,7 +41,7 @@ class _DamagedError(Exception):
 
 
 def find(directory: Path) -> Found | None:
-    """Looks at every step and changes nothing; None where there is no step.
+    """Checks every step, changes nothing, and returns what it has found; None where there is no step.
 
     Raises:
       UserError: there are steps, and none of them can be restored.
@@ -63,7 +63,7 @@ def find(directory: Path) -> Found | None:
 
 
 def steps(directory: Path) -> list[int]:
-    """Of every directory that looks like a complete step, in order; sound or not."""
+    """Returns the number of every directory that looks like a complete step, in order; sound or not."""
     names = [path.name for path in directory.iterdir() if path.is_dir()] if directory.exists() else []
     return sorted(int(name) for name in names if name.isdecimal())
 
@@ -125,7 +125,7 @@ def state_bytes(state: Any) -> int:
 
 
 def require_space(directory: Path, state: Any, kept: int) -> None:
-    """UserError if the disk cannot take the steps that are missing of `kept`, and one more on its way."""
+    """Raises UserError if the disk cannot take the steps that are missing of `kept`, and one more on its way."""
     copies = copies_missing(directory, kept)
     needed = copies * state_bytes(state)
     free = shutil.disk_usage(nearest(directory)).free
@@ -161,7 +161,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
     def has(self, step: int) -> bool:
-        """Whether the step is on disk; damaged ones are to be set aside before."""
+        """Returns whether the step is on disk; damaged ones are to be set aside before."""
         return (self._directory / str(step)).exists()
 
     def save(self, step: int, state: Any, contents: dict[str, Any], best_step: int) -> None:
@@ -190,7 +190,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def wait(self) -> None:
-        """Until the last save is on disk; RunError if it failed."""
+        """Waits until the last save is on disk; RunError if it failed."""
         with self._failing_by_name(self._saving[0] if self._saving else 0):
             self._manager.wait_until_finished()
         self._saving = None

@@ -119,10 +119,10 @@ class Experiment:
     cache_dir: Path
 
     def starting_from(self, given: AutoencoderConfig) -> "Experiment":
-        """The same experiment with the architecture of given weights, which must have the config's sizes.
+        """Returns the same experiment with the architecture of given weights, which must have the config's sizes.
 
         Raises:
-          UserError: they have others, or heads that do not fit the data.
+          UserError: they have other sizes, or heads that do not fit the data.
         """
         place = f"config.init_from {self.config.init_from}"
         for key in ("latent_channels", "base_channels", "downsampling_steps", "shortcuts"):
@@ -141,7 +141,7 @@ class Experiment:
         return dataclasses.replace(self, model=model)
 
     def fingerprint(self, data: dict[str, Any], init: str | None) -> dict[str, Any]:
-        """What must not change between a run and its continuation, by config key.
+        """Returns what must not change between a run and its continuation, by config key.
 
         `data` is the data set's own, `init` stands for the weights that the run starts from.  What changes no result
         beyond rounding may change, so that a run can go on on another card: remat, accumulate_steps, num_devices.
@@ -163,7 +163,7 @@ class Experiment:
 
 
 def from_config(config: RawConfig) -> Experiment:
-    """Checks the config's values.
+    """Checks the config's values and returns the experiment.
 
     Raises:
       UserError: a value is out of range, or two do not fit together; names the key.

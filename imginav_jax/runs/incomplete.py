@@ -51,11 +51,11 @@ class Incomplete:
 
     @property
     def where(self) -> str:
-        """Returns the end of a sentence about it."""
+        """The end of a sentence about the run: where its log is, or nothing."""
         return f": see {self.log}" if self.log else ""
 
     def describe(self) -> str:
-        """Returns what the decision says of it."""
+        """Returns what the decision says of the run."""
         return f"{self.text} {self.what}{self.where}"
 
 

@@ -34,7 +34,7 @@ CsvRow = dict[str, str]  # one epoch, by column; every value but the texts' is a
 
 
 def read(path: Path) -> tuple[list[CsvRow], list[int]]:
-    """The whole rows, and the numbers of the lines that are torn or hold a value that is no number.
+    """Returns the whole rows, and the numbers of the lines that are torn or hold a value that is no number.
 
     Raises:
       UserError: the file cannot be read, or lacks a column that every run of this program has.

@@ -55,7 +55,7 @@ class Outputs:
         return folder / f"{self.name}_metrics.csv"
 
     def sample(self, folder: Path, moment: str, kind: str) -> Path:
-        """`moment` is epoch_005 or best, `kind` comparison or segmentation."""
+        """Returns the path of a picture; `moment` is epoch_005, say, or best, `kind` comparison or segmentation."""
         return folder / "samples" / f"{self.name}_{moment}_{kind}.png"
 
     def experiment_json(self, folder: Path) -> Path:
@@ -72,7 +72,7 @@ class Outputs:
         return any(self.workdir.glob(event_files.PATTERN))
 
     def check_writable(self) -> None:
-        """UserError if a file cannot be made in one of the folders, or where they are to be; leaves nothing."""
+        """Raises UserError if a file cannot be made in one of the folders, or where they are to be; leaves nothing."""
         places_by_option = {
             "--workdir": (self.workdir, self.workdir / "samples", self.checkpoints),
             "--config.phase_dir": (self.phase_dir, self.phase_dir / "samples"),
@@ -85,7 +85,7 @@ class Outputs:
                     raise UserError(f"{option} {places[0]} cannot be written: {place}: {error.strerror}") from None
 
     def check_same_experiment(self, fingerprint: dict[str, Any]) -> None:
-        """UserError if the workdir holds any other experiment, or the phase folder another one of this name."""
+        """Raises UserError if the workdir holds any other experiment, or the phase folder another one of this name."""
         for path in sorted(self.workdir.glob("*_experiment.json")):
             compare_fingerprints(f"--workdir {self.workdir}", read_json(path).get("fingerprint", {}), fingerprint)
         path = self.experiment_json(self.phase_dir)
@@ -141,7 +141,7 @@ def complete_fingerprint(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare_fingerprints(place: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """UserError that names every field in which they differ, with both values."""
+    """Raises UserError that names every field in which the fingerprints differ, with both values."""
     found, expected = complete_fingerprint(found), complete_fingerprint(expected)
     differing = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
     if differing:

@@ -105,7 +105,7 @@ class PhaseRuns:
 
 
 def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | None = None) -> PhaseRuns:
-    """The runs in phase folders or workdirs; what cannot be read is a problem, and the others are still found.
+    """Returns the runs in phase folders or workdirs; one that cannot be read is a problem and hides no other.
 
     Args:
       paths: the folders.
@@ -275,7 +275,7 @@ def _group(runs: Sequence[ComparedRun], problems: list[str]) -> list[Group]:
 
 
 def require_comparable(runs: Sequence[ComparedRun]) -> None:
-    """UserError that names every difference, unless all runs have the same layouts, split, palette and image size."""
+    """Raises UserError that names every difference in layouts, split, palette or image size between the runs."""
     first = runs[0]
     fields = sorted({key for run in runs for key in run.fingerprint if key.startswith(_SAME_DATA)})
     differences = [
@@ -289,7 +289,7 @@ def require_comparable(runs: Sequence[ComparedRun]) -> None:
 
 
 def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
-    """What differs besides the resolution and the seed, a line a setting: it may explain a difference in quality."""
+    """Returns a line a setting that differs, besides resolution and seed: it may explain a difference in quality."""
     lines = []
     for key in sorted({key for run in runs for key in run.fingerprint} - {*_OF_A_RUN, *_RESOLUTION}):
         values = {run.name: run.fingerprint.get(key) for run in runs}

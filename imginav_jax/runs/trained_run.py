@@ -30,7 +30,7 @@ class TrainedRun:
     image_size: int  # pixels, height and width
 
     def prepare_data(self, manifest: str | None, root: str | None, cache_dir: str | None) -> PreparedData:
-        """The run's data set, or that of another manifest; None leaves a value as the run had it.
+        """Prepares the run's data set, or that of another manifest, and returns it; None keeps the run's own value.
 
         Raises:
           UserError: there is none, it cannot be prepared, or it is the run's manifest and has changed since.
@@ -45,7 +45,9 @@ class TrainedRun:
         return prepared
 
     def find_data(self) -> Path:
-        """The prepared data set that the run was trained on: what the cache has, or made anew from its manifest.
+        """Returns the folder of the prepared data set that the run was trained on.
+
+        It is the one in the cache, or is made anew from the run's manifest.
 
         Raises:
           UserError: there is none, or the manifest cannot be used or has changed.

@@ -29,7 +29,7 @@ class Weights(NamedTuple):
 
 
 def load(directory: Path, step: int | None = None) -> Weights:
-    """The weights of a step; by default of the best one, or of the latest before the first validation.
+    """Reads and returns a step's weights; by default the best one's, or the latest's before the first validation.
 
     Raises:
       UserError: the directory, or the step, holds no weights, or there is no device for them.
@@ -84,7 +84,7 @@ def _best_step(found: checkpoints.Found, folder: Path) -> int:
 
 
 def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dict[str, Any]) -> None:
-    """A new directory that `load` reads, made in one step; `origin` is JSON that says where the weights are from.
+    """Writes a new directory for `load`, in one step; `origin` is JSON that says where the weights are from.
 
     Raises:
       UserError: the directory exists or cannot be written.
@@ -97,12 +97,12 @@ def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dic
 
 
 def step_folder(directory: Path, step: int) -> Path:
-    """Where a step is kept; what else belongs to its weights may lie there too."""
+    """Returns the folder in which a step is kept; what else belongs to its weights may lie there too."""
     return directory / _FOLDER / str(step)
 
 
 def digest(loaded: Weights) -> str:
-    """The SHA-256 of names, shapes and values, and of shortcuts where there are some, in hexadecimal."""
+    """Returns the SHA-256 of names, shapes, dtypes and values, and of shortcuts where there are some, in hexadecimal."""
     found = hashlib.sha256(b"shortcuts" if loaded.config.shortcuts else b"")
     for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
         values = np.asarray(leaf)

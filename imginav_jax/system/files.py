@@ -38,7 +38,7 @@ def own_config(name: str) -> Path:
 
 
 def require_literal(path: Path, option: str) -> None:
-    """UserError where Orbax would take the path for a pattern, and not find, or find elsewhere, what it has written."""
+    """Raises UserError where Orbax would take the path for a pattern, and not find again what it has written."""
     found = _PATTERN.search(str(path.absolute()))
     if found:
         raise UserError(
@@ -53,7 +53,7 @@ def nearest(path: Path) -> Path:
 
 
 def try_to_write(path: Path) -> None:
-    """OSError where no file can be made in a folder, or where it is to be made; leaves nothing."""
+    """Raises OSError where no file can be made in a folder, or where it is to be made; leaves nothing."""
     with tempfile.TemporaryFile(dir=nearest(path)):
         pass
 
@@ -65,7 +65,7 @@ def check_is_new(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` at the end and leaves nothing behind where that is not reached.
+    """Yields a folder to fill, which becomes `path` at the end; an error before that leaves nothing behind.
 
     Raises:
       UserError: the directory exists or cannot be written.
@@ -99,7 +99,7 @@ def make_writable(path: Path, option: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """UserError where the file cannot be read or holds no JSON object."""
+    """Reads a JSON object and returns it; UserError where the file cannot be read or holds none."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ logger = logging.getLogger("imginav_jax")
 
 
 def log_to_stdout() -> None:
-    """This program's lines, with the time; from libraries only warnings, on stderr as absl writes them."""
+    """Writes this program's lines to stdout, with the time; of libraries only warnings, to stderr as absl does."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = _BesideBars(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -62,7 +62,7 @@ class Progress:
             self._bar.close()
 
     def count(self, elements: Iterable[_T]) -> Iterator[_T]:
-        """The same elements, each counted when it is taken."""
+        """Yields the same elements and counts each when it is taken."""
         for element in elements:
             self.advance()
             yield element

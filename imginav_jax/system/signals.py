@@ -29,7 +29,7 @@ class Stop:
         self._deferred = False
 
     def listen(self) -> None:
-        """From now on signals are noticed; until `defer` they raise `Interrupted` at once."""
+        """Notices signals from now on; until `defer` they raise `Interrupted` at once."""
         for number in STOPPING:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # as nohup wants it
@@ -40,17 +40,17 @@ class Stop:
             resource_tracker.ensure_running()
 
     def ignore(self) -> None:
-        """From now on signals change nothing, not even while the interpreter shuts down."""
+        """Ignores signals from now on, even while the interpreter shuts down."""
         for number in STOPPING:
             signal.signal(number, signal.SIG_IGN)
 
     def defer(self) -> None:
-        """From now on there is something to save: a signal is only remembered."""
+        """Makes later signals only be remembered, because there is something to save now."""
         self._deferred = True
 
     @property
     def number(self) -> int:
-        """Of the signal, 0 if none has come."""
+        """The number of the first signal, 0 if none has come."""
         return self._number
 
     @property
@@ -58,7 +58,7 @@ class Stop:
         return self._number != 0
 
     def adopt(self, number: int) -> None:
-        """As if the signal had come here: it came to another process of the run."""
+        """Takes a signal that came to another process of the run as if it had come here."""
         self._number = self._number or number
 
     def check(self) -> None:
@@ -76,7 +76,7 @@ class Stop:
 
 @contextlib.contextmanager
 def withheld() -> Iterator[None]:
-    """Threads and processes started here never see the signals; this process sees them, at the latest at the end."""
+    """Hides the signals from threads and processes started inside; this process gets them at the latest at the end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield

@@ -41,7 +41,7 @@ def compile_steps(
     mesh: Mesh,
     accumulate_steps: int = 1,
 ) -> CompiledSteps:
-    """Compiles for batches of `batch_shape` (images a batch, pixels a side), sharded over the mesh's one axis.
+    """Compiles the steps for batches of `batch_shape` (images a batch, pixels a side), sharded over the mesh's axis.
 
     A training step takes the batch in `accumulate_steps` parts; each must divide by the devices.
     """
@@ -69,7 +69,7 @@ def compile_train_step(
     mesh: Mesh,
     accumulate_steps: int = 1,
 ) -> Any:
-    """JAX's compiled program, which donates the state; `inputs` as `abstract_inputs` makes them."""
+    """Returns JAX's compiled program, which donates the state; `inputs` as `abstract_inputs` makes them."""
     step = functools.partial(
         steps.train_step, config=config, weights=weights, optimizer=optimizer, accumulate_steps=accumulate_steps
     )
@@ -82,14 +82,14 @@ def compile_train_step(
 def abstract_inputs(
     create: Callable[[jax.Array], TrainState], batch_shape: tuple[int, int], mesh: Mesh
 ) -> tuple[TrainState, Batch]:
-    """Shapes, dtypes and shardings of what a training step takes."""
+    """Returns shapes, dtypes and shardings of what a training step takes."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = _place(jax.eval_shape(create, key), NamedSharding(mesh, PartitionSpec()))
     return state, _place(_abstract_batch(*batch_shape), batch_sharding(mesh))
 
 
 def peak_memory_mib(compiled: CompiledSteps, mesh: Mesh) -> float:
-    """The most that one device has held, where the backend counts it; else the compiler's estimate."""
+    """Returns the most MiB that one device has held, where the backend counts it; else the compiler's estimate."""
     measured = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.local_devices]
     return max(measured) / MIB or compiled.train_memory_mib
 

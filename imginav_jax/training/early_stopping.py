@@ -21,7 +21,7 @@ class EarlyStopping:
     waited: int = 0  # epochs since it did
 
     def update(self, loss: float, epoch: int, step: int) -> bool:
-        """Takes an epoch's validation loss; True if it is the lowest so far."""
+        """Takes an epoch's validation loss and returns whether it is the lowest so far."""
         if loss < self.reference_loss - self.min_delta:
             self.reference_loss, self.waited = loss, 0
         else:
@@ -32,11 +32,11 @@ class EarlyStopping:
         return True
 
     def replace_best(self, loss: float = math.inf, epoch: int = 0, step: int = 0) -> None:
-        """The best weights are lost: these are the best now, or the next epoch's where none are given."""
+        """Replaces best weights that are lost; without arguments the next epoch's will be the best."""
         self.best_loss, self.best_epoch, self.best_step = loss, epoch, step
 
     def dump(self) -> dict[str, Any]:
-        """What `load` takes back: all but the limits, which may change between two parts of a run."""
+        """Returns what `load` takes back: all but the limits, which may change between two parts of a run."""
         return {name: getattr(self, name) for name in _REMEMBERED}
 
     def load(self, dumped: Mapping[str, Any]) -> None:

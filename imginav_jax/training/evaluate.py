@@ -27,7 +27,7 @@ class Evaluation:
     not_finite: list[int]  # images, by position in the split, of which a loss is infinite or NaN
 
     def columns(self) -> dict[str, float]:
-        """The metrics of an epoch's row, by column name; NaN for a class neither present nor predicted."""
+        """Returns the metrics of an epoch's row, by column name; NaN for a class neither present nor predicted."""
         iou = metrics.iou_per_class(self.confusion)
         return {
             "val_PSNR": metrics.psnr(self.losses.mse_rgb),
@@ -39,7 +39,9 @@ class Evaluation:
 
 
 def evaluate(eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, batches: Iterable[Batch]) -> Evaluation:
-    """Sums over images on the host in float64 and divides once, so batches and padding leave no trace.
+    """Returns the mean losses, the confusion matrix and the accuracy over all images.
+
+    Sums over images on the host in float64 and divides once, so batches and padding leave no trace.
 
     Raises:
       ValueError: there is no image.

@@ -122,7 +122,7 @@ def open_run(
     log: LogFile | None = None,
     owned: Sequence[Ownership] = (),
 ) -> Iterator[Run | None]:
-    """Checks everything, prepares the data, compiles; None where the run has finished already.
+    """Checks everything, prepares the data, compiles and yields the run; None where it has finished already.
 
     Raises:
       UserError: the config, the data or the folders cannot be used.

@@ -23,7 +23,7 @@ _WIDTH = 88
 def say_start(
     experiment: Experiment, data: PreparedData, sizes: tuple[int, int], mesh: Mesh, outputs: Outputs, card: Card
 ) -> None:
-    """`sizes`: layouts for training and for validation."""
+    """Says what the run is and what it works with; `sizes`: layouts for training and for validation."""
     config, model = experiment.config, experiment.model
     size = config.data.image_size
     height, width, channels = model.latent_shape(size)
@@ -57,14 +57,17 @@ def say_compiling() -> None:
 
 
 def say_compiled(parameters: int, seconds: float, memory_mib: float, limit_mib: float | None) -> None:
-    """`memory_mib`: what a training step needs on one device; `limit_mib`: what the device has, None if not known."""
+    """Says how long compiling took and what a training step needs.
+
+    `memory_mib` is what it needs on one device, `limit_mib` what the device has, None if not known.
+    """
     limit = "" if limit_mib is None else f" of {limit_mib:,.0f} MiB that the device has"
     needs = f"a training step needs {memory_mib:,.0f} MiB{limit}"
     _say("Compiled", f"{parameters:,} parameters, {needs}; took {seconds:.1f} s")
 
 
 def say_first_step(step: int, loss: float) -> None:
-    """Of this start of the run."""
+    """Says the loss of the first step since this start of the run."""
     _say(FIRST_STEP, f"step {step:,}, loss {loss:.4f}")
 
 
@@ -105,7 +108,7 @@ def say_given(row: Mapping[str, Any]) -> None:
 
 
 def say_end(outputs: Outputs, best: Mapping[str, Any], stopped_early: bool) -> None:
-    """`best`: the row of the best epoch."""
+    """Says how the run ended and where its outputs are; `best`: the row of the best epoch."""
     logger.info("Stopped early." if stopped_early else "All epochs done.")
     _say("Best epoch", f"{best['epoch']}: validation loss {best['val_loss']:.6f}, PSNR {best['val_PSNR']:.2f} dB")
     _say("", f"mIoU {best['val_mIoU']:.3f}, pixel accuracy {best['val_pixel_accuracy']:.4f}, "

@@ -57,7 +57,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     accumulate_steps: int = 1,
 ) -> tuple[TrainState, TrainMetrics]:
-    """One optimizer step on a full batch; donate `state`.
+    """Takes one optimizer step on a full batch and returns the new state and the metrics; donate `state`.
 
     The batch is taken in `accumulate_steps` parts of the same size, one after the other, which changes no result
     beyond rounding: only one part's activations are live at once.
@@ -104,7 +104,7 @@ def train_step(
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
-    """A new leading axis of `parts`; part k has rows k, k + parts, k + 2 parts, ... of the batch.
+    """Returns the batch in `parts`, a new leading axis; part k has the rows k, k + parts, k + 2 parts, ...
 
     So every device that holds a share of consecutive rows has its share of every part, and no row moves.
     """
@@ -127,7 +127,7 @@ def _sum(terms: Losses) -> Array:
 
 
 def eval_step(params: network.Params, batch: Batch, *, config: architecture.AutoencoderConfig) -> EvalMetrics:
-    """Losses an image and the confusion matrix of one batch, padded or not."""
+    """Returns each image's losses and the confusion matrix of one batch, padded or not."""
     outputs = network.apply(config, params, scale_images(batch.image))
     _, segmentation, room_scene = outputs
     if segmentation is None:

@@ -102,7 +102,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
 
 
 def read_batches(run: Run) -> Generator[Batch, None, None]:
-    """The training batches that are left; RunError where reading them fails."""
+    """Yields the training batches that are left; RunError where reading them fails."""
     config, done = run.config, run.position.step
     epochs, seed = config.num_epochs, config.seed
     dataset = pipeline.train_dataset(run.training, config.batch_size, epochs, seed, run.part)
@@ -131,7 +131,7 @@ def _evaluate_given(run: Run, state: TrainState) -> None:
 
 
 def train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
-    """The steps that are left of this epoch, or those until a signal.
+    """Takes the steps that are left of this epoch, or those until a signal, and returns the new state.
 
     Metrics are fetched a step late, so that a GPU need not wait.
     """

@@ -92,7 +92,7 @@ def _compile(experiment: Experiment, name: str, inputs: Sequence[Any]) -> Progra
 
 
 def cost(run: str, prepared: PreparedAutoencoder, seconds: Mapping[str, Sequence[float]]) -> AutoencoderCost:
-    """Returns the cost of a run, of the seconds a call of each of its works, by round."""
+    """Returns the cost of a run, from the seconds that a call of each of its works took, by round."""
     model, fields, train = prepared.experiment.model, prepared.experiment.config, prepared.programs["train"]
     timings = {name: timing.summarize(each, fields.batch_size) for name, each in seconds.items()}
     return AutoencoderCost(

@@ -62,7 +62,7 @@ def create_state(params: Params) -> State:
 
 
 def prepare(shape: Shape, batch_size: int, dtype: str, seed: int) -> tuple[PreparedStep, PreparedStep]:
-    """Compiles a step of the U-Net and one of the ControlNet, on normal latents and a condition of their shape."""
+    """Compiles and returns steps of the U-Net and the ControlNet, on normal latents and a condition of their shape."""
     random = np.random.default_rng(seed)
     latents, condition = jax.device_put(random.standard_normal((2, batch_size, *shape), np.float32))
     unet = diffusion_unet.init_unet(shape, jax.random.key(seed))
@@ -76,7 +76,7 @@ def prepare(shape: Shape, batch_size: int, dtype: str, seed: int) -> tuple[Prepa
 def cost(
     prepared: PreparedStep, seconds: Sequence[float], reference: Sequence[float], batch_size: int
 ) -> TrainingStepCost:
-    """Returns the cost, of the `seconds` of a step by round and, as `reference`, of those on R1's latents."""
+    """Returns the cost, from the `seconds` of a step by round; `reference` has those of a step on R1's latents."""
     return TrainingStepCost(
         trained_parameters=prepared.trained_parameters,
         memory_mib=prepared.program.memory_mib,

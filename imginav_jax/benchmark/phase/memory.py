@@ -41,14 +41,14 @@ class Need(NamedTuple):
 
 
 def this_device() -> Scope:
-    """Returns that of JAX's first device, compared with every card that is known; UserError where there is none."""
+    """Returns the scope of JAX's first device, compared with every known card; UserError where there is none."""
     require_devices()
     device = jax.devices()[0]
     return Scope(device, ("float32",) if device.platform == "cpu" else PRECISIONS, cards.TUNINGS, ahead=False)
 
 
 def card(chip: str) -> Scope:
-    """Returns that of a card of cards.CHIPS, in float32 and its own precision; UserError if nothing compiles for it."""
+    """Returns the scope of one of cards.CHIPS: float32 and its own precision; UserError if nothing compiles for it."""
     tunings = tuple(tuning for tuning in cards.TUNINGS if tuning.chip == chip)
     precisions = dict.fromkeys(("float32", *(tuning.precision for tuning in tunings)))
     return Scope(chips.device(chip), tuple(precisions), tunings, ahead=True)

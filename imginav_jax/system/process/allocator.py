@@ -23,12 +23,14 @@ _is_keeping = False
 
 
 def is_keeping_freed_memory() -> bool:
-    """Whether `keep_freed_memory` has told the allocator so in this process."""
+    """Returns whether `keep_freed_memory` has changed the allocator in this process."""
     return _is_keeping
 
 
 def keep_freed_memory() -> None:
-    """Where there is no GPU and glibc allocates; the environment's MALLOC_*, GLIBC_TUNABLES and LD_PRELOAD win.
+    """Tells glibc's allocator to keep freed memory for the process's next arrays, where there is no GPU.
+
+    It changes nothing where the environment has MALLOC_*, GLIBC_TUNABLES or LD_PRELOAD, or another libc allocates.
 
     The package itself calls it for its commands, before NumPy and JAX are imported.
     """

@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def open_pool() -> Executor:
-    """Processes, one a core, that end with this one; a thread where the system has no memory for them to share.
+    """Returns a pool of processes, one a core, that end with this one; a thread where they have no memory to share.
 
     They import the caller's main module anew, and start with the first tasks.
     """
