@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,8 +23,9 @@ import jax
 import pytest
 from PIL import Image
 
-from helpers import COLUMNS, TINY, random_layout
+from helpers import COLUMNS, FAST, TINY, random_layout
 from imginav_jax.datasets import synthetic
+from imginav_jax.devices import target
 from imginav_jax.models import network
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the first example compiles
@@ -35,6 +36,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(scope="session")
 def tiny_params() -> network.Params:
     return jax.jit(functools.partial(network.init, TINY))(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def compile_fast() -> Iterator[None]:
+    """Machine code of less quality in a third of the time; what XLA computes, and in what memory, it decides before."""
+    options = target.compiler_options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "compiler_options", lambda **keywords: options(**keywords) | FAST)
+        yield
 
 
 @pytest.fixture

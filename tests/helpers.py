@@ -53,9 +53,15 @@ def random_batch(count: int, size: int = 16) -> Batch:
     return make_batch([random_layout(size, seed) for seed in range(count)], np.arange(count) % 2)
 
 
+def config_of(argument: str = "R1", **overrides: Any) -> Any:
+    """Returns the config of `argument`; "a.b" overrides a field."""
+    config = get_config(argument)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
 def tiny_config(folder: Path, argument: str = "R1,quick", **overrides: Any) -> Any:
     """Returns a config that trains in seconds, its cache and phase folder in `folder`; "a.b" overrides a field."""
-    config = get_config(argument)
     changes = {
         "data.image_size": 32,
         "data.synthetic_size": 30,
@@ -68,8 +74,7 @@ def tiny_config(folder: Path, argument: str = "R1,quick", **overrides: Any) -> A
         "samples.count": 3,
         **overrides,
     }
-    config.update_from_flattened_dict(changes)
-    return config
+    return config_of(argument, **changes)
 
 
 def rows_of(workdir: Path) -> list[dict[str, str]]:

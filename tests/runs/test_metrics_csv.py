@@ -1,4 +1,6 @@
-"""A metrics CSV that an editor, a spreadsheet or a crash has been at is read as far as it can be trusted."""
+"""The metrics CSV: replaced whole, and read as far as it can be trusted after an editor, a spreadsheet or a crash."""
+
+import csv
 
 import pytest
 
@@ -43,3 +45,14 @@ def test_damage_costs_its_line_alone(tmp_path):
 def test_a_column_that_stands_twice_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.csv has the column step 2 times"):
         read(tmp_path / "a.csv", TEXT.replace("device", "step").encode())
+
+
+def test_the_csv_is_replaced_whole(tmp_path):
+    path = tmp_path / "new" / "metrics.csv"
+    for last in (3, 2):
+        metrics_csv.write_rows(path, [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, last + 1)])
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [float(row["loss"]) for row in rows] == [1, 1 / 2]
+    assert [each.name for each in path.parent.iterdir()] == ["metrics.csv"]

@@ -1,0 +1,48 @@
+"""TensorBoard's writer: it works beside the run, which goes on where it fails."""
+
+import threading
+
+from imginav_jax.system import progress
+from imginav_jax.training.records import OptionalWriter
+
+
+class _Writer:
+    """Remembers what it is told, and in which thread."""
+
+    def __init__(self):
+        self.calls, self.threads = [], set()
+
+    def __getattr__(self, name):
+        def call(*values):
+            self.calls.append((name, *values))
+            self.threads.add(threading.get_ident())
+
+        return call
+
+
+def test_tensorboards_writer_works_in_a_thread_and_opens_with_the_first_values():
+    opened, inner = [], _Writer()
+    writer = OptionalWriter(lambda: opened.append(threading.get_ident()) or inner)
+    writer.write_hparams({"seed": 1})
+    assert not opened
+    writer.write_scalars(10, {"loss": 0.5})
+    writer.flush()
+    writer.close()
+    scalars = "write_scalars", 10, {"loss": 0.5}
+    assert inner.calls == [("write_hparams", {"seed": 1}), scalars, ("flush",), ("close",)]
+    assert set(opened) == inner.threads != {threading.get_ident()}
+    OptionalWriter(lambda: opened.append("never")).close()
+    assert len(opened) == 1
+
+
+def test_a_writer_that_fails_is_named_once_and_a_run_may_have_none(caplog, monkeypatch):
+    monkeypatch.setattr(progress.logger, "propagate", True)
+    for open_writer, warnings in ((lambda: 1 / 0, 1), (lambda: None, 0)):
+        caplog.clear()
+        writer = OptionalWriter(open_writer)
+        for step in range(3):
+            writer.write_scalars(step, {})
+        writer.close()
+        assert [record.getMessage() for record in caplog.records] == [
+            "TensorBoard's events cannot be written: division by zero. The run goes on without."
+        ] * warnings
