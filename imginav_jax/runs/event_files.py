@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PATTERN = "events.out.tfevents.*"
+TRAIN = "train"  # folder in the workdir of what training shares with validation: one chart, a line each
 WRITTEN_AT_THE_END = "best/"  # begins the tags of what a run writes when it is over
 
 

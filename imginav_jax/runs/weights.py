@@ -102,7 +102,7 @@ def step_folder(directory: Path, step: int) -> Path:
 
 
 def digest(loaded: Weights) -> str:
-    """Returns the SHA-256 of names, shapes, dtypes and values, and of shortcuts where there are some, in hexadecimal."""
+    """Returns the SHA-256 of names, shapes, dtypes and values, and of there being shortcuts, in hexadecimal."""
     found = hashlib.sha256(b"shortcuts" if loaded.config.shortcuts else b"")
     for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
         values = np.asarray(leaf)

@@ -3,25 +3,31 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from imginav_jax.datasets.pictures import color_classes, side_by_side, true_classes_in_color, write_picture
+from imginav_jax.datasets.pictures import (
+    color_classes,
+    picture_grid,
+    side_by_side,
+    true_classes_in_color,
+    write_picture,
+)
 from imginav_jax.models.inference import Reconstruction
 from imginav_jax.models.losses import LossWeights, weigh_losses
-from imginav_jax.runs import metrics_csv
+from imginav_jax.runs import event_files, metrics_csv
 from imginav_jax.runs.outputs import Outputs
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import read_json, write_json
-from imginav_jax.system.progress import logger
 from imginav_jax.training.evaluate import Evaluation
 from imginav_jax.training.steps import TrainMetrics
+from imginav_jax.training.tensorboard import OptionalWriter
 
 EpochRow = dict[str, Any]  # one epoch, by column name
+_KINDS = {"train": event_files.TRAIN, "val": ""}  # folders of TensorBoard's files in the workdir
 
 
 class EpochCosts(NamedTuple):
@@ -33,15 +39,21 @@ class EpochCosts(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Records:
     outputs: Outputs
-    writer: "OptionalWriter"
+    writer: OptionalWriter
     data_kind: str  # synthetic or manifest
     is_primary: bool  # of the processes of a run one writes
 
-    def write_start(self, config: dict[str, Any], step: int) -> None:
-        """The hyper-parameters; where the run goes on after `step`, not -1, an earlier start has written them."""
+    def write_start(self, config: Mapping[str, Any], model: Mapping[str, Any], step: int) -> None:
+        """Writes the config to TensorBoard, as hyper-parameters and as text.
+
+        Args:
+          config: nested, as it was given.
+          model: what follows from it: the run's name, the latent's shape, the number of parameters.
+          step: after which the run goes on; not -1 where an earlier start may have written this.
+        """
         if step >= 0 and self.outputs.has_events():
             return
-        self.writer.write_hparams(flatten(config) | {"data": self.data_kind})
+        self.writer.write_start(flatten(config) | {"data": self.data_kind} | dict(model))
 
     def write_step(self, step: int, values: Mapping[str, float]) -> None:
         self.writer.write_scalars(step, {f"step/{name}": value for name, value in values.items()})
@@ -56,10 +68,13 @@ class Records:
     def write_epoch(self, rows: list[EpochRow]) -> None:
         """All rows to the CSV files, the last one to TensorBoard too."""
         self.write_csv(rows)
-        scalars = {
-            _tag(name): value for name, value in rows[-1].items() if isinstance(value, float) and math.isfinite(value)
-        }
-        self.writer.write_scalars(rows[-1]["step"], scalars)
+        by_folder: dict[str, dict[str, float]] = {}
+        for name, value in rows[-1].items():
+            if isinstance(value, float) and math.isfinite(value):
+                folder, tag = _place(name)
+                by_folder.setdefault(folder, {})[tag] = value
+        for folder, scalars in by_folder.items():
+            self.writer.write_scalars(rows[-1]["step"], scalars, folder)
         self.writer.flush()
 
     def write_samples(self, step: int, moment: str, images: np.ndarray, made: Reconstruction) -> None:
@@ -80,7 +95,7 @@ class Records:
         for kind, picture in pictures.items():
             for folder in self.outputs.folders:
                 write_picture(self.outputs.sample(folder, moment, kind), picture)
-            self.writer.write_images(step, {f"{moment.split('_')[0]}/{kind}": np.asarray(picture)})
+        self.writer.write_images(step, _layout_pictures(moment.split("_")[0], images, made))
 
     def write_not_finite(self, step: int, found: Mapping[str, Any]) -> Path:
         path = self.outputs.not_finite_json(step)
@@ -93,60 +108,6 @@ class Records:
             return
         for folder in self.outputs.folders:
             write_json(self.outputs.summary_json(folder), dict(summary))
-
-
-class OptionalWriter:
-    """clu's TensorBoard writer, whose failure is worth a warning, not a run: the CSV has everything.
-
-    It works in a thread of its own, in which it is opened too, with the first values of a step: TensorFlow takes
-    seconds to import, and no step waits for it.
-    """
-
-    def __init__(self, open_writer: Callable[[], Any]):
-        """`open_writer` gives None where this process writes nothing."""
-        self._open_writer, self._writer, self._failed = open_writer, None, False
-        self._hparams: Mapping[str, Any] | None = None
-        self._thread: ThreadPoolExecutor | None = None
-
-    def write_hparams(self, values: Mapping[str, Any]) -> None:
-        """Kept until there is something else to write."""
-        self._hparams = values
-
-    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._submit(lambda writer: writer.write_scalars(step, values))
-
-    def write_images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        self._submit(lambda writer: writer.write_images(step, values))
-
-    def flush(self) -> None:
-        self._submit(lambda writer: writer.flush())
-
-    def close(self) -> None:
-        """Waits until everything is written."""
-        if self._thread is not None:
-            self._submit(lambda writer: writer.close())
-            self._thread.shutdown()
-
-    def _submit(self, action: Callable[[Any], None]) -> None:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "tensorboard")
-            self._thread.submit(self._try, self._open)
-        self._thread.submit(self._try, lambda: action(self._writer))
-
-    def _open(self) -> None:
-        self._writer = self._open_writer()
-        self._failed |= self._writer is None
-        if self._writer is not None and self._hparams is not None:
-            self._writer.write_hparams(self._hparams)
-
-    def _try(self, action: Callable[[], None]) -> None:
-        if self._failed:
-            return
-        try:
-            action()
-        except Exception as error:  # whatever TensorFlow or the file system came up with
-            self._failed = True
-            logger.warning("TensorBoard's events cannot be written: %s. The run goes on without.", error)
 
 
 def summarize(rows: Sequence[EpochRow], best_epoch: int, num_epochs: int) -> dict[str, Any]:
@@ -193,9 +154,30 @@ def make_row(
     }
 
 
-def _tag(column: str) -> str:
-    """TensorBoard groups by what stands before the slash."""
-    return column.replace("_", "/", 1) if column.startswith(("train_", "val_")) else f"epoch/{column}"
+def _place(column: str) -> tuple[str, str]:
+    """Returns folder and tag of a column in TensorBoard.
+
+    What training and validation share has one tag, and so one chart; training's lies in a folder of its own.
+    """
+    kind, _, quantity = column.partition("_")
+    if kind in _KINDS:
+        return _KINDS[kind], f"epoch/{quantity}"
+    return "", f"cost/{column}" if column in EpochCosts._fields else f"epoch/{column}"
+
+
+def _layout_pictures(group: str, images: np.ndarray, made: Reconstruction) -> dict[str, np.ndarray]:
+    """Returns one picture a layout, by tag: the input, what the heads make of it, and its true classes."""
+    columns = {"input": images}
+    if made.images is not None:
+        columns["reconstruction"] = made.images
+    if made.classes is not None:
+        columns |= {"true classes": true_classes_in_color(images), "predicted classes": color_classes(made.classes)}
+    return {
+        f"{group}/layout_{row + 1}": np.asarray(
+            picture_grid([each[row : row + 1] for each in columns.values()], list(columns))
+        )
+        for row in range(len(images))
+    }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,8 +33,9 @@ from imginav_jax.system.signals import Stop
 from imginav_jax.training import screen, state
 from imginav_jax.training.compiled import CompiledSteps, compile_steps
 from imginav_jax.training.early_stopping import EarlyStopping
-from imginav_jax.training.records import EpochRow, OptionalWriter, Records, are_recorded, summarize
+from imginav_jax.training.records import EpochRow, Records, are_recorded, summarize
 from imginav_jax.training.state import TrainState
+from imginav_jax.training.tensorboard import OptionalWriter
 
 
 @dataclasses.dataclass
@@ -87,6 +88,15 @@ class Run:
     def part(self) -> Part:
         """This process's rows of every batch."""
         return Part(jax.process_index(), jax.process_count())
+
+    def describe_model(self) -> dict[str, Any]:
+        """Returns what the config does not say of the run by itself, as text and numbers."""
+        shape = self.experiment.model.latent_shape(self.config.data.image_size)
+        return {
+            "name": self.experiment.name,
+            "latent": "x".join(map(str, shape)),
+            "parameters": network.parameter_count(self.compiled.abstract_state.params),
+        }
 
     def check_owned(self) -> None:
         """Raises RunError where another process has taken the workdir over."""
@@ -262,15 +272,18 @@ def _checkpoints_kept(config: Config) -> int:
 
 
 def _open_writer(outputs: Outputs, step: int, owned: Sequence[Ownership]) -> Any:
-    """clu's TensorBoard writer, for what comes after `step`; TensorFlow is imported here and nowhere else."""
+    """Returns clu's TensorBoard writers by folder, for what comes after `step`; TensorFlow is imported here alone."""
     if not distributed.is_primary():
         return None
     from clu import metric_writers
 
     for each in owned:
         each.check()
-    event_files.forget_after(outputs.workdir, step)
-    return metric_writers.SummaryWriter(str(outputs.workdir))
+    writers = {}
+    for folder in ("", event_files.TRAIN):
+        event_files.forget_after(outputs.workdir / folder, step)
+        writers[folder] = metric_writers.SummaryWriter(str(outputs.workdir / folder))
+    return writers
 
 
 def _quiet_tensorflow() -> None:

@@ -79,7 +79,7 @@ def train(
 def _train_epochs(run: Run, state: TrainState) -> None:
     """Until the run is over or a signal has come; what has been done is saved either way."""
     config, position = run.config, run.position
-    run.records.write_start(run.experiment.description, position.last_step)
+    run.records.write_start(run.experiment.description, run.describe_model(), position.last_step)
     run.check_owned()
     run.records.write_csv(position.rows)
     if run.given is not None and not position.rows:

@@ -44,9 +44,7 @@ def test_equal_weights_with_and_without_have_different_digests(tiny_params):
 
 def test_the_originals_format_cannot_hold_it(runs, tmp_path):
     _, _, with_shortcuts = runs
-    with pytest.raises(
-        UserError, match=r"^[^\n]*: the model has shortcuts, which the original's [^\n]*$"
-    ):
+    with pytest.raises(UserError, match=r"^[^\n]*: the model has shortcuts, which the original's [^\n]*$"):
         export_checkpoint(with_shortcuts, tmp_path / "out.pt")
     assert not list(tmp_path.iterdir())
     torch.save(Twin(latent=4, base=16, steps=2, shortcuts=True).checkpoint(), tmp_path / "a.pt")

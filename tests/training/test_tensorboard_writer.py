@@ -3,7 +3,7 @@
 import threading
 
 from imginav_jax.system import progress
-from imginav_jax.training.records import OptionalWriter
+from imginav_jax.training.tensorboard import OptionalWriter
 
 
 class _Writer:
@@ -20,17 +20,22 @@ class _Writer:
         return call
 
 
-def test_tensorboards_writer_works_in_a_thread_and_opens_with_the_first_values():
-    opened, inner = [], _Writer()
-    writer = OptionalWriter(lambda: opened.append(threading.get_ident()) or inner)
-    writer.write_hparams({"seed": 1})
+def test_tensorboards_writers_work_in_a_thread_and_open_with_the_first_values():
+    opened, own, of_training = [], _Writer(), _Writer()
+    writer = OptionalWriter(lambda: opened.append(threading.get_ident()) or {"": own, "train": of_training})
+    writer.write_start({"seed": 1})
     assert not opened
     writer.write_scalars(10, {"loss": 0.5})
+    writer.write_scalars(10, {"loss": 0.7}, "train")
     writer.flush()
     writer.close()
-    scalars = "write_scalars", 10, {"loss": 0.5}
-    assert inner.calls == [("write_hparams", {"seed": 1}), scalars, ("flush",), ("close",)]
-    assert set(opened) == inner.threads != {threading.get_ident()}
+    names = [name for name, *_ in own.calls]
+    assert names == ["write_summaries", "write_hparams", "write_texts", "write_scalars", "flush", "close"]
+    assert own.calls[1][1] == {"seed": 1}
+    assert "| seed | 1 |" in own.calls[2][2]["config"]
+    assert own.calls[3][1:] == (10, {"loss": 0.5})
+    assert of_training.calls == [("write_scalars", 10, {"loss": 0.7}), ("flush",), ("close",)]
+    assert set(opened) == own.threads == of_training.threads != {threading.get_ident()}
     OptionalWriter(lambda: opened.append("never")).close()
     assert len(opened) == 1
 

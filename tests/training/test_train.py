@@ -99,22 +99,39 @@ def test_the_csv_has_the_originals_columns_and_ours_with_sound_values(finished):
 
 
 def test_tensorboards_own_reader_finds_scalars_images_and_hyperparameters(finished):
-    folder, _ = finished
-    events = EventAccumulator(str(folder / "work"), size_guidance={"tensors": 0})
-    events.Reload()
-    tags = events.Tags()["tensors"]
-    for tag in ("train/loss", "val/loss", "val/PSNR", "val/mIoU", "val/IoU_bed", "epoch/grad_norm", "step/loss",
-                "epoch/comparison", "epoch/segmentation", "best/comparison"):  # fmt: skip
+    folder, config = finished
+    own, of_training = (
+        EventAccumulator(str(folder / "work" / each), size_guidance={"tensors": 0}).Reload() for each in ("", "train")
+    )
+    tags = own.Tags()["tensors"]
+    for tag in ("epoch/loss", "epoch/PSNR", "epoch/mIoU", "epoch/IoU_bed", "epoch/grad_norm", "step/loss",
+                "cost/images_per_second", "epoch/layout_1", "best/layout_1", "config"):  # fmt: skip
         assert tag in tags
+    assert not any(tag.startswith("epoch/layout_") and int(tag[-1]) > config.samples.count for tag in tags)
     steps_per_epoch = int(rows_of(folder / "work")[0]["step"])
-    losses = [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors("val/loss")]
-    expected = [(int(row["step"]), float(row["val_loss"])) for row in rows_of(folder / "work")]
-    assert [step for step, _ in losses] == [steps_per_epoch, 2 * steps_per_epoch, 3 * steps_per_epoch]
-    np.testing.assert_allclose([loss for _, loss in losses], [loss for _, loss in expected], rtol=1e-6)
+    for events, column in ((own, "val_loss"), (of_training, "train_loss")):  # one chart, a line each
+        losses = [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors("epoch/loss")]
+        expected = [(int(row["step"]), float(row[column])) for row in rows_of(folder / "work")]
+        assert [step for step, _ in losses] == [steps_per_epoch, 2 * steps_per_epoch, 3 * steps_per_epoch]
+        np.testing.assert_allclose([loss for _, loss in losses], [loss for _, loss in expected], rtol=1e-6)
+
+
+def test_tensorboard_compares_runs_by_psnr_and_miou(finished):
+    folder, config = finished
+    events = EventAccumulator(str(folder / "work"), size_guidance={"tensors": 0}).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = HParamsPluginData.FromString(content).session_start_info.hparams
     assert hparams["optimizer.learning_rate"].number_value == 2e-3
     assert hparams["data"].string_value == "synthetic"
+    assert hparams["name"].string_value == NAME
+    assert hparams["latent"].string_value == "4x4x16"
+    assert hparams["parameters"].number_value == sum(
+        math.prod(leaf.shape) for leaf in jax.tree.leaves(state_of(folder / "work", config).params)
+    )
+    assert hparams["model.shortcuts"].bool_value is False
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    metrics = HParamsPluginData.FromString(content).experiment.metric_infos
+    assert [each.name.tag for each in metrics] == ["epoch/PSNR", "epoch/mIoU"]
 
 
 def test_a_finished_run_says_so_and_touches_nothing(finished, caplog):
