@@ -2,8 +2,8 @@
 
 A stage adds its own result to them, as in J. Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution
 Diffusion Models" (2024), arXiv:2410.10733, section 3.2.  Where the channels of the two do not agree, neighbouring ones
-are averaged or repeated.  The channels of one pixel are neighbours here.  In the authors' code those of one colour are:
-averages are then of pixels, and R3,quick ended 2 dB lower.
+are averaged or repeated.  The channels of one pixel are neighbours here, and what is averaged are channels.  In the
+authors' code the pixels of one channel are, and R3,quick has 18.5 dB after two epochs where it has 21.1 dB here.
 """
 
 import jax.numpy as jnp
