@@ -6,8 +6,7 @@ The file is what `Autoencoder.load_checkpoint` of ImgiNav reads: a dict with `st
 import os
 from pathlib import Path
 
-from imginav_jax.pytorch import architecture
-from imginav_jax.pytorch import tensors as torch_tensors
+from imginav_jax.pytorch import architecture, tensors
 from imginav_jax.runs import weights
 from imginav_jax.system import versions
 from imginav_jax.system.command_line import Parser, one_line_errors
@@ -32,9 +31,9 @@ def export_checkpoint(directory: Path, out: Path, step: int | None = None) -> we
         config = architecture.make_config(loaded.config)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
-    tensors = torch_tensors.from_params(loaded.config, loaded.params)
+    state_dict = tensors.from_params(loaded.config, loaded.params)
     payload = {
-        "state_dict": {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()},
+        "state_dict": {name: torch.from_numpy(tensor.copy()) for name, tensor in state_dict.items()},
         "config": config,
         "program": versions.stamp(),
     }

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 
 from imginav_jax.devices import target
-from imginav_jax.models import architecture, network
-from imginav_jax.pytorch import architecture as torch_config
-from imginav_jax.pytorch import tensors as torch_tensors
-from imginav_jax.pytorch import torch_pickle
+from imginav_jax.models import network
+from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.pytorch import architecture, tensors, torch_pickle
 from imginav_jax.runs import weights
 from imginav_jax.system.command_line import Parser, one_line_errors
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import check_is_new, expand_user
 
 
-def import_checkpoint(path: Path, out: Path) -> architecture.AutoencoderConfig:
+def import_checkpoint(path: Path, out: Path) -> AutoencoderConfig:
     """Reads a PyTorch checkpoint and writes `out`, which `autoencoder.load` and `--config.init_from` take.
 
     Raises:
@@ -27,8 +26,8 @@ def import_checkpoint(path: Path, out: Path) -> architecture.AutoencoderConfig:
     target.require_devices()
     payload = _read(path)
     try:
-        config = torch_config.parse_config(payload["config"])
-        params = torch_tensors.to_params(config, _to_numpy(payload["state_dict"]))
+        config = architecture.parse_config(payload["config"])
+        params = tensors.to_params(config, _to_numpy(payload["state_dict"]))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     weights.save(out, config, params, {"file": str(path.absolute()), "epoch": _epoch(payload)})
@@ -53,13 +52,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _to_numpy(state_dict: dict[str, Any]) -> dict[str, np.ndarray]:
     """As they are; what is no dense tensor of a NumPy dtype is named by an error."""
-    tensors = {}
+    arrays = {}
     for name, tensor in state_dict.items():
         try:
-            tensors[str(name)] = tensor.detach().numpy()
+            arrays[str(name)] = tensor.detach().numpy()
         except (AttributeError, TypeError, RuntimeError):
             raise UserError(f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}, expected float32") from None
-    return tensors
+    return arrays
 
 
 def _epoch(payload: dict[str, Any]) -> int | None:

@@ -222,12 +222,12 @@ def _parse(argument: str, config_file: str, options: Sequence[str], work: Path) 
     """The checked experiment and its workdir; every mistake in the flags ends the program as it would end the run."""
     from absl import flags
 
-    from imginav_jax import main as program
+    from imginav_jax import main
     from imginav_jax.runs import experiment, outputs
 
     sys.argv = [sys.argv[0], f"--config={config_file}:{argument}", *options]  # where ml_collections looks for overrides
     try:
-        rest = program.parse_flags(sys.argv)
+        rest = main.parse_flags(sys.argv)
         config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     finally:
         flags.FLAGS.unparse_flags()

@@ -14,8 +14,7 @@ import helpers
 from configs.phase1_2 import get_config
 from helpers import CONFIG, FAST, TINY_BENCHMARK
 from imginav_jax.benchmark import parts, program, sampling, turn_process
-from imginav_jax.benchmark.pytorch import against
-from imginav_jax.benchmark.pytorch import job as torch_job
+from imginav_jax.benchmark.pytorch import against, job
 from imginav_jax.benchmark.pytorch.job import Job, Ready
 from imginav_jax.benchmark.speed import epoch_overhead, input_rate, preparation_cost, scaling, startup, step_cost
 from imginav_jax.benchmark.speed.roofline import Rates
@@ -101,11 +100,11 @@ def test_without_pytorch_there_is_one_clear_line(monkeypatch):
 
 
 def test_a_job_for_pytorch_comes_back_as_it_was(tmp_path):
-    job = Job("cuda", "float16", True, 16, 32, 3, 1e-4, 0.01, (1.0, 0.05, 0.01))
+    given = Job("cuda", "float16", True, 16, 32, 3, 1e-4, 0.01, (1.0, 0.05, 0.01))
     arrays = {"images": np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3), "encoder.encoder.0.bias": np.ones(2) / 3}
-    torch_job.save(tmp_path, job, arrays)
-    found, same = torch_job.load(tmp_path)
-    assert dataclasses.replace(found, loss_weights=tuple(found.loss_weights)) == job
+    job.save(tmp_path, given, arrays)
+    found, same = job.load(tmp_path)
+    assert dataclasses.replace(found, loss_weights=tuple(found.loss_weights)) == given
     assert same.keys() == arrays.keys()
     assert all((same[name] == arrays[name]).all() for name in arrays)
 

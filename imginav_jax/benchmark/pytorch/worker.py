@@ -19,17 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imginav_jax.benchmark.pytorch import job as torch_job
-from imginav_jax.benchmark.pytorch.job import Job, Ready
+from imginav_jax.benchmark.pytorch.job import Job, Ready, load
 from imginav_jax.benchmark.sampling import Sampler, Work, make_sampler
 from imginav_jax.datasets import palette
-from imginav_jax.pytorch import twin as torch_twin
+from imginav_jax.pytorch import twin
 from imginav_jax.system.errors import first_line
 
 
 def prepare(folder: str) -> tuple[Ready, dict[str, Sampler]]:
     """Loads the job that lies in `folder`, and returns the first answer and what takes samples, by the work's name."""
-    job, arrays = torch_job.load(Path(folder))
+    job, arrays = load(Path(folder))
     if job.device == "cuda" and not torch.cuda.is_available():
         sys.exit("PyTorch finds no CUDA device, though JAX does; install a build of PyTorch for CUDA")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job.allow_tf32
@@ -59,27 +58,27 @@ def make_works(job: Job, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Wo
 
 def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[Any], Any]) -> dict[str, Work]:
     sizes = job.latent_channels, job.base_channels, job.downsampling_steps
-    twin: Any = torch_twin.Twin(*sizes, shortcuts=job.shortcuts)
-    twin.load_state_dict({name: torch.from_numpy(arrays[name]) for name in twin.state_dict()})
-    twin.to(job.device, memory_format=torch.channels_last)
+    model: Any = twin.Twin(*sizes, shortcuts=job.shortcuts)
+    model.load_state_dict({name: torch.from_numpy(arrays[name]) for name in model.state_dict()})
+    model.to(job.device, memory_format=torch.channels_last)
     classes = torch.from_numpy(palette.one_hot(arrays["images"]).argmax(-1))
-    inputs = torch_twin.to_torch(arrays["images"]), classes, torch.from_numpy(arrays["types"]).long()
+    inputs = twin.to_torch(arrays["images"]), classes, torch.from_numpy(arrays["types"]).long()
     images, classes, types = (each.to(job.device) for each in inputs)
-    optimizer = torch_twin.make_optimizer(twin, job.learning_rate, job.weight_decay, fused=True)
+    optimizer = twin.make_optimizer(model, job.learning_rate, job.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(job.device, enabled=job.device == "cuda" and job.precision == "float16")
-    encoder = compiled(twin.encoder)
+    encoder = compiled(model.encoder)
 
     @compiled
     def compute_loss(images: Tensor, classes: Tensor, types: Tensor) -> Tensor:
         with _autocast(job):
-            return torch_twin.compute_loss(twin(images), images, classes, types, job.loss_weights)
+            return twin.compute_loss(model(images), images, classes, types, job.loss_weights)
 
     @compiled
     def score(images: Tensor, classes: Tensor, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the loss, every pixel's class and predicted one as a number, and where the type is right."""
         with _autocast(job):
-            outputs = twin(images)
-            value = torch_twin.compute_loss(outputs, images, classes, types, job.loss_weights)
+            outputs = model(images)
+            value = twin.compute_loss(outputs, images, classes, types, job.loss_weights)
         pairs = classes * palette.NUM_CLASSES + outputs["segmentation"].argmax(1)
         return value, pairs.flatten(), outputs["classification"].argmax(1) == types
 
