@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from imginav_jax.models.metrics import divide
+
 FILE_NAME = "latent_statistics.json"
 DEAD_SHARE = 0.01  # of the median standard deviation: a channel below it is dead
 EQUAL_CORRELATION = 0.999  # absolute value; channels above it are equal up to a factor
@@ -230,24 +232,19 @@ def compute(summary: Summary, origin: Mapping[str, Any]) -> LatentStatistics:
         std=np.sqrt(second / count),
         min=summary.minimum,
         max=summary.maximum,
-        kurtosis=_divide(count * summary.fourth, second**2),
-        correlation=_divide(summary.comoment, root[:, None] * root[None, :]),
+        kurtosis=divide(count * summary.fourth, second**2),
+        correlation=divide(summary.comoment, root[:, None] * root[None, :]),
         scale_factor=1 / math.sqrt(overall) if overall > 0 else 1.0,
         autocorrelation_vertical=_correlation(summary.vertical),
         autocorrelation_horizontal=_correlation(summary.horizontal),
-        high_frequency_share=_divide(summary.high_energy, summary.energy),
+        high_frequency_share=divide(summary.high_energy, summary.energy),
         origin=dict(origin),
     )
 
 
 def _correlation(pairs: Pairs) -> Float[np.ndarray, " c"]:
     first, second, product = pairs.moment
-    return _divide(product, np.sqrt(first * second))
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Returns the quotient; NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+    return divide(product, np.sqrt(first * second))
 
 
 def _name(index: Any) -> str:

@@ -28,11 +28,16 @@ def confusion_matrix(
     return counts.at[where].add(counted.astype(jnp.int32)).sum((0, 1))
 
 
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Returns the quotients of arrays of one shape, float like the numerator; NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+
+
 def iou_per_class(confusion: Int[np.ndarray, "classes classes"]) -> Float[np.ndarray, " classes"]:
     """Returns each class's intersection over union (Jaccard index); NaN where it is neither present nor predicted."""
     intersection = np.diag(confusion).astype(np.float64)
     union = confusion.sum(0) + confusion.sum(1) - intersection
-    return np.divide(intersection, union, out=np.full_like(intersection, np.nan), where=union > 0)
+    return divide(intersection, union)
 
 
 def mean_iou(confusion: Int[np.ndarray, "classes classes"]) -> float:
