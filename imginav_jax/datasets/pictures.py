@@ -107,7 +107,10 @@ def side_by_side(
 
 
 def picture_grid(
-    columns: Sequence[UInt8[np.ndarray, "b h w 3"]], captions: Sequence[str], title: Sequence[str] = ()
+    columns: Sequence[UInt8[np.ndarray, "b h w 3"]],
+    captions: Sequence[str],
+    title: Sequence[str] = (),
+    row_captions: Sequence[str] = (),
 ) -> Image.Image:
     """Draws a row for each image and a column for each version of it, at full resolution, and returns the picture.
 
@@ -115,18 +118,22 @@ def picture_grid(
       columns: the versions, all of the same shape.
       captions: one above each column.
       title: lines above the captions.
+      row_captions: one above each row; none for rows without.
     """
     count, height, width, _ = columns[0].shape
-    top = _LINE_HEIGHT * (len(title) + 1)
-    grid = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, top + count * (height + _GAP) - _GAP), "white")
+    top, above = _LINE_HEIGHT * (len(title) + 1), _LINE_HEIGHT if row_captions else 0
+    step = above + height + _GAP
+    grid = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, top + count * step - _GAP), "white")
     draw = ImageDraw.Draw(grid)
     for line, text in enumerate(title):
         draw.text((_GAP, line * _LINE_HEIGHT), text, fill="black")
+    for row, text in enumerate(row_captions):
+        draw.text((_GAP, top + row * step), text, fill="black")
     for column, (images, caption) in enumerate(zip(columns, captions, strict=True)):
         x = column * (width + _GAP)
         draw.text((x + _GAP, top - _LINE_HEIGHT), caption, fill="black")
         for row, image in enumerate(images):
-            grid.paste(Image.fromarray(image), (x, top + row * (height + _GAP)))
+            grid.paste(Image.fromarray(image), (x, top + row * step + above))
     return grid
 
 

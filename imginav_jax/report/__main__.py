@@ -9,7 +9,7 @@ from imginav_jax.system.errors import OptionError, UserError
 from imginav_jax.system.files import expand_user, own_config
 from imginav_jax.system.progress import log_to_stdout, logger
 
-_NARROWEST = 150  # columns of the table where there is no terminal
+_NARROWEST = 100  # columns of the table where there is no terminal
 
 
 def main() -> None:

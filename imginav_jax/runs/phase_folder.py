@@ -98,6 +98,7 @@ class PhaseRuns:
     phase_dir: Path = Path()  # the first phase folder that was asked for, or that of the first workdir
     incomplete: list[Incomplete] = dataclasses.field(default_factory=list)  # expected, or something of them is there
     expected: list[Expected] = dataclasses.field(default_factory=list)
+    asked: list[Path] = dataclasses.field(default_factory=list)  # the folders, as they were named
 
     @property
     def runs(self) -> list[ComparedRun]:
@@ -112,7 +113,7 @@ def find(paths: Sequence[Path], expected: Sequence[Expected] = (), work: Path | 
       expected: runs that are to be there.
       work: the folder in which they were started, for their logs; None for the current one.
     """
-    found, runs, failures = PhaseRuns(expected=list(expected)), {}, {}
+    found, runs, failures = PhaseRuns(expected=list(expected), asked=list(paths)), {}, {}
     for folder in paths:
         files = sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else []
         if not files:

@@ -77,7 +77,7 @@ def _whole() -> list[Metric]:
         _psnr("psnr", "PSNR", compute=fidelity.psnr),
         _picture_ratio("ssim", "SSIM", compute=fidelity.ssim),
         _picture_ratio("palette_fidelity", "pixels of palette colour", compute=fidelity.palette_fidelity),
-        _class_ratio("mean_iou", "mean IoU", compute=structure.mean_iou),
+        _class_ratio("mean_iou", "mIoU", compute=structure.mean_iou),
         _class_ratio("pixel_accuracy", "pixel accuracy", compute=structure.pixel_accuracy),
         _class_ratio("wall_recall", "wall skeleton recall", compute=structure.wall_skeleton_recall),
         _class_ratio("wall_precision", "wall skeleton precision", compute=structure.wall_skeleton_precision),

@@ -90,6 +90,7 @@ class Outcome:
       is_firm: whether more training of all runs could not change the verdict.
       held: the best that its shape holds without training; None where nothing was measured.
       judged: the falls that decided.
+      values: the candidate's own detail score and detail metrics, as shares; NaN for one that does not exist.
     """
 
     label: str
@@ -99,20 +100,22 @@ class Outcome:
     is_firm: bool = True
     held: Held | None = None
     judged: tuple[Fall, ...] = ()
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def prefer(finest: Candidate, rule: Rule) -> Outcome:
     """Returns the finest run's outcome: nothing can be compared with it if it is worse than no training at all."""
-    held = _find_held(finest, rule)
+    held, values = _find_held(finest, rule), _values(finest, rule)
     if held is not None and held.beats_run:
         reason = f"{finest.label} itself draws worse than what needs no training: {held.describe(finest.label)}"
-        return Outcome(finest.label, "undecided", (), reason, False, held)
-    return Outcome(finest.label, "preferred", (), "the finest latent", held=held)
+        return Outcome(finest.label, "undecided", (), reason, False, held, values=values)
+    return Outcome(finest.label, "preferred", (), "the finest latent", held=held, values=values)
 
 
 def judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
     """Half the finest resolution is judged by the score, a coarser one by every metric."""
     candidate, held = _with_zeros(candidate, finest), _find_held(candidate, rule)
+    values = _values(candidate, rule)
     falls = tuple(_fall(name, candidate, finest, rule) for name in rule.weights)
     score = _fall(SCORE, candidate, finest, rule)
     by_score = 2 * candidate.latent_shape[0] >= finest.latent_shape[0]
@@ -122,15 +125,21 @@ def judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
         what = SCORE if by_score else "every detail metric"
         reason = f"{what} is within {100 * rule.margin:g} points of {finest.label}"
         is_firm = all(fall.is_firm for fall in judged)
-        return Outcome(candidate.label, "within", (score, *falls), reason, is_firm, held, judged)
+        return Outcome(candidate.label, "within", (score, *falls), reason, is_firm, held, judged, values)
     if held is not None and held.beats_run:
         reason = f"{candidate.label}'s limit is its training, not its resolution: {held.describe(candidate.label)}"
-        return Outcome(candidate.label, "undecided", (score, *falls), reason, False, held, judged)
+        return Outcome(candidate.label, "undecided", (score, *falls), reason, False, held, judged, values)
     verdict = failing[0].verdict
     failing = [fall for fall in failing if fall.verdict == verdict]
     worst = max(failing, key=lambda fall: fall.value if math.isfinite(fall.value) else -math.inf)
     is_firm = verdict == "beyond" and any(fall.is_firm for fall in failing)
-    return Outcome(candidate.label, verdict, (score, *falls), worst.describe(rule.margin), is_firm, held, judged)
+    return Outcome(
+        candidate.label, verdict, (score, *falls), worst.describe(rule.margin), is_firm, held, judged, values
+    )
+
+
+def _values(candidate: Candidate, rule: Rule) -> dict[str, float]:
+    return {SCORE: score_of(candidate, rule).value, **{name: candidate.detail[name].value for name in rule.weights}}
 
 
 def _find_held(candidate: Candidate, rule: Rule) -> Held | None:

@@ -12,8 +12,8 @@ from imginav_jax.datasets.pictures import spread_indices
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.decision.results import Report
-from imginav_jax.report.measurement.subjects import Model
-from imginav_jax.report.page import figures, samples
+from imginav_jax.report.measurement.subjects import RGB, Model
+from imginav_jax.report.page import figures, names, samples
 from imginav_jax.report.page.samples import Samples
 
 _LAYOUTS_SHOWN = 4
@@ -33,6 +33,7 @@ class Picture(NamedTuple):
 
     Attributes:
       section: of the page.
+      alt: what it shows, for who cannot see it.
       is_chart: may be shown smaller than it is.
       is_strip: many layouts, to compare and not to look into.
     """
@@ -41,6 +42,7 @@ class Picture(NamedTuple):
     section: str
     caption: str
     png: bytes
+    alt: str
     is_chart: bool = False
     is_strip: bool = False
 
@@ -53,21 +55,32 @@ def draw(report: Report, models: Mapping[Path, Model], validation: LayoutSource)
 def _charts(report: Report) -> Iterator[Picture]:
     results, groups, confidence = report.results, report.found.groups, report.confidence
     size = groups[0].runs[0].trained.image_size
+    runs = ", ".join(group.label for group in groups)
     yield _chart(
         "detail", "Spatial detail", figures.draw_detail(results, _CHARTED, confidence),
-        f"Every metric with its {confidence:.0%} interval; circles: RGB output snapped to the palette, squares: "
-        "segmentation head, gray: without training for that resolution.",
+        f"Every metric with its {confidence:.0%} interval. A colour and a marker a run: filled for the snapped RGB "
+        "output, hollow for the segmentation head; gray: without training for that resolution.",
+        f"{len(_CHARTED)} panels, one a metric, with an interval in each for {runs} and the yardsticks. "
+        f"{_say(report, 'mean_iou')}; {_say(report, 'wall_recall')}.",
     )  # fmt: skip
     for kind, name in (("iou", "Intersection over union"), ("psnr", "PSNR, dB,"), ("ssim", "SSIM")):
-        chart = figures.draw_classes(results, kind)
-        yield _chart(f"classes_{kind}", "Class by class", chart, f"{name} on the pixels of every class.")
+        yield _chart(
+            f"classes_{kind}", "Class by class", figures.draw_classes(results, kind),
+            f"{name} on the pixels of every class.",
+            f"Heat map with a number in each cell: {name} by class, a row for each output of {runs} and each "
+            f"yardstick. On walls: {_say(report, f'{kind}_wall')}.",
+        )  # fmt: skip
     yield _chart(
         "bands", "Spatial detail", figures.draw_bands(results),
         "Where the error of the RGB output lies in spatial frequency: coloured runs, dotted yardsticks.",
+        f"Two line charts, error energy by band of spatial frequency and its share of the layouts' own, for {runs} and "
+        f"the yardsticks. The energies sum to the MSE: {_say(report, 'mse')}.",
     )  # fmt: skip
     yield _chart(
         "quality_latent", "Resolution or volume", figures.draw_quality_against_latent(results, size, confidence),
         "Quality against the number of values in the latent: what R1, R2 and R3 vary together with the resolution.",
+        f"Four scatter charts against the latent's size for {runs} and the yardsticks. {_say(report, 'psnr')}; "
+        f"{_say(report, 'boundary_f_1')}.",
     )  # fmt: skip
     for number, benchmark in enumerate(report.benchmarks):
         if benchmark.image_size == size:
@@ -75,14 +88,26 @@ def _charts(report: Report) -> Iterator[Picture]:
                 f"quality_cost_{number + 1}", "Quality against cost",
                 figures.draw_quality_against_cost(results, benchmark, "boundary_f_1", confidence),
                 f"Quality against the time of a diffusion model's training step, on {benchmark.device_kind}.",
+                f"Two scatter charts on {benchmark.device_kind}, without and with ControlNet. "
+                f"{_say(report, 'boundary_f_1')}.",
             )  # fmt: skip
-    yield _chart("curves", "Training", figures.draw_curves(groups), "Loss and metrics by epoch, a line a run.")
+    yield _chart(
+        "curves", "Training", figures.draw_curves(groups), "Loss and metrics by epoch, a line a run.",
+        f"Four line charts by epoch for {runs}: loss, PSNR, mIoU of the segmentation head, its cross-entropy.",
+    )  # fmt: skip
 
 
-def _chart(name: str, section: str, figure: Figure, caption: str) -> Picture:
+def _say(report: Report, metric: str) -> str:
+    """A metric's name and its value for each run."""
+    estimates = [(each.label, each.estimate(RGB, metric)) for each in report.results if each.kind == "run"]
+    values = [f"{label} {each.value:.{METRICS[metric].digits}f}" for label, each in estimates if each is not None]
+    return f"{names.call(metric)}: {', '.join(values)}"
+
+
+def _chart(name: str, section: str, figure: Figure, caption: str, alt: str) -> Picture:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes whatever the version
-    return Picture(f"{name}.png", section, caption, content.getvalue(), is_chart=True)
+    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_chart=True)
 
 
 def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> Iterator[Picture]:
@@ -91,16 +116,20 @@ def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSou
     extremes = {metric: found for metric in _EXTREMES if (found := samples.find_extremes(results, metric))}
     reconstruct = {group.label: models[group.runs[0].trained.directory].reconstruct for group in report.found.groups}
     chosen = Samples.make([*shown, *(index for each in extremes.values() for index in each)], validation, reconstruct)
+    runs = ", ".join(reconstruct)
     for index in shown:
-        caption = f"Layout {validation.layout_id(index)}."
-        yield _photo(f"layout_{index:06d}", "The same layouts", caption, samples.draw_layout(index, chosen))
+        picture, rows = samples.draw_layout(index, chosen)
+        alt = f"Pictures in a grid; columns: original, {runs}; rows from above: {'; '.join(rows)}."
+        yield _photo(f"layout_{index:06d}", "The same layouts", f"Layout {validation.layout_id(index)}.", picture, alt)
     for metric, found in extremes.items():
         caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
+        lines = samples.describe_extremes(results, metric, found, chosen)
+        alt = f"Pictures in a grid; columns: original, {runs}; rows by {METRICS[metric].label}, {'; '.join(lines)}."
         picture = samples.draw_extremes(results, metric, found, chosen)
-        yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture, is_strip=True)
+        yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture, alt, is_strip=True)
 
 
-def _photo(name: str, section: str, caption: str, picture: Image.Image, is_strip: bool = False) -> Picture:
+def _photo(name: str, section: str, caption: str, picture: Image.Image, alt: str, is_strip: bool = False) -> Picture:
     content = io.BytesIO()
     picture.save(content, format="PNG")
-    return Picture(f"{name}.png", section, caption, content.getvalue(), is_strip=is_strip)
+    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_strip=is_strip)

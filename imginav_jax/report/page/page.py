@@ -1,22 +1,41 @@
 """The report's page: one HTML file that opens from disk, its figures inside."""
 
 import base64
+import datetime
 import io
+import shlex
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from imginav_jax.report.decision.metrics import METRICS, definition
+from imginav_jax.report.decision.metrics import METRICS, Metric, definition
 from imginav_jax.report.decision.results import Report, Result
-from imginav_jax.report.measurement.subjects import SEGMENTATION
-from imginav_jax.report.page import published, tables
+from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION
+from imginav_jax.report.page import names, published, tables
 from imginav_jax.report.page.gallery import Picture
+from imginav_jax.report.page.tables import Cell
 from imginav_jax.runs import phase_folder
 from imginav_jax.system import versions
 
 _WIDEST_STRIP = 1200  # pixels
+_QUALITY = 80  # of WebP: what is lost of a strip, how much time is taken for the others
+
+
+class _Row(NamedTuple):
+    """A row of the table of metrics.
+
+    Attributes:
+      output: whose classes are judged, for people.
+      original: what the original has published of the same model; None where it has nothing.
+    """
+
+    result: Result
+    output: str
+    cells: list[Cell]
+    original: published.Published | None
 
 
 def render(report: Report, pictures: Sequence[Picture]) -> str:
@@ -27,45 +46,64 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
-    found = report.found
+    environment.filters |= {"data_uri": _data_uri, "anchor": _anchor, "verdict_class": _verdict_class}
+    found, headlines = report.found, _headlines(report)
     return environment.get_template("page.html.j2").render(
         report=report,
-        headers=[header for header, _, _ in tables.HEADLINES],
-        headlines=_headlines(report),
+        headers=[names.with_unit(metric, output) for output, metric in tables.HEADLINES],
+        headlines=headlines,
+        has_originals=any(row.original for row in headlines),
         sections=_by_section(pictures),
-        published={group.label: _published(group.runs[0]) for group in found.groups},
         has_one_seed=any(len(group.runs) == 1 for group in found.groups),
         costs_on=report.costs_on,
         training_costs=tables.training_costs(found.runs),
         differing=phase_folder.differing_settings(found.runs),
         definitions=_definitions(),
-        program=", ".join(f"{name} {value}" for name, value in versions.stamp().items() if value),
-        data_kind=found.runs[0].trained.data["kind"],
+        date=_date(found.runs),
+        command=shlex.join(["python", "-m", "imginav_jax.report", *map(str, found.asked)]),
+        program=versions.stamp(),
     )
 
 
-def _headlines(report: Report) -> list[tuple[str, Result, list[tuple[str, str]]]]:
-    """Name, result and cells of a row: each result by its RGB output, then the runs by their segmentation heads."""
-    rows = [(each.label, each, list(tables.headline_cells(each, report.confidence))) for each in report.results]
-    for each in report.results:
-        if each.kind == "run" and SEGMENTATION in each.estimates:
-            cells = list(tables.headline_cells(each, report.confidence, SEGMENTATION))
-            rows.append((f"{each.label}, segmentation head", each, cells))
-    return rows
+def _headlines(report: Report) -> list[_Row]:
+    """Each result by its RGB output, then the runs by their segmentation heads."""
+    originals = {group.label: _published(group.runs[0]) for group in report.found.groups}
+    rows = [(each, RGB, originals.get(each.label)) for each in report.results]
+    runs = [each for each in report.results if each.kind == "run"]
+    rows += [(each, SEGMENTATION, None) for each in runs if SEGMENTATION in each.estimates]
+    return [
+        _Row(each, names.OUTPUTS[output], list(tables.headline_cells(each, report.confidence, output)), original)
+        for each, output, original in rows
+    ]
+
+
+def _date(runs: Sequence[phase_folder.ComparedRun]) -> str:
+    """When the newest metrics of the runs were written; not when the page was, which is the same page each time."""
+    times = [path.stat().st_mtime for run in runs for path in run.trained.directory.glob("*_metrics.csv")]
+    return f"{datetime.datetime.fromtimestamp(max(times), datetime.UTC):%Y-%m-%d %H:%M} UTC" if times else "not known"
+
+
+def _anchor(section: str) -> str:
+    return section.lower().replace(" ", "-").replace(",", "")
+
+
+def _verdict_class(verdict: str) -> str:
+    return "undecided-text" if verdict == "undecided" else verdict
 
 
 def _data_uri(picture: Picture) -> Markup:
-    """A strip of many layouts at half its size: the page would be slow; the file beside it is whole."""
-    png = picture.png
-    if picture.is_strip:
-        with Image.open(io.BytesIO(png)) as image:
-            if image.width > _WIDEST_STRIP:
-                size = _WIDEST_STRIP, round(image.height * _WIDEST_STRIP / image.width)
-                content = io.BytesIO()
-                image.resize(size, Image.Resampling.LANCZOS).save(content, format="PNG")
-                png = content.getvalue()
-    return Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}")
+    """As WebP, which is a third of the PNG: the file beside the page is whole.
+
+    Charts and single layouts keep every pixel; a strip of many layouts is made smaller and compressed with loss.
+    """
+    content = io.BytesIO()
+    with Image.open(io.BytesIO(picture.png)) as image:
+        shown = image.convert("RGB")
+        if picture.is_strip and image.width > _WIDEST_STRIP:
+            size = _WIDEST_STRIP, round(image.height * _WIDEST_STRIP / image.width)
+            shown = shown.resize(size, Image.Resampling.LANCZOS)
+        shown.save(content, format="WEBP", lossless=not picture.is_strip, quality=_QUALITY, method=4)
+    return Markup(f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}")
 
 
 def _by_section(pictures: Sequence[Picture]) -> Mapping[str, list[Picture]]:
@@ -83,9 +121,9 @@ def _published(run: phase_folder.ComparedRun) -> published.Published | None:
     return published.find(config.downsampling_steps, config.latent_channels)
 
 
-def _definitions() -> dict[str, list[str]]:
-    """Labels by definition: metrics that differ in a tolerance, a class or a band share one."""
-    labels: dict[str, list[str]] = {}
+def _definitions() -> dict[str, list[Metric]]:
+    """Metrics by definition: those that differ in a tolerance, a class or a band share one."""
+    metrics: dict[str, list[Metric]] = {}
     for metric in METRICS.values():
-        labels.setdefault(definition(metric), []).append(metric.label)
-    return labels
+        metrics.setdefault(definition(metric), []).append(metric)
+    return metrics

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from imginav_jax.datasets.pictures import ERROR_GAIN, color_classes, picture_grid, show_error, true_classes_in_color
+from imginav_jax.datasets.pictures import color_classes, picture_grid, true_classes_in_color
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.decision.results import Result
@@ -19,6 +19,7 @@ from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION, Predictio
 
 _ZOOM = 8  # a crop's side is the image's divided by it
 _KINDS = "best", "median", "worst"
+_FRAMES = {"wall": ("red", (204, 0, 0)), "small object": ("blue", (0, 70, 255))}  # told apart without red or green
 
 
 class Extremes(NamedTuple):
@@ -77,60 +78,98 @@ def find_extremes(results: Sequence[Result], metric: str) -> Extremes | None:
     return Extremes(int(ordered[0]), int(ordered[len(ordered) // 2]), int(ordered[-1]))
 
 
+def describe_extremes(results: Sequence[Result], metric: str, found: Extremes, samples: Samples) -> list[str]:
+    """Returns a line for the best, the median and the worst layout: its name, and each run's value of the metric."""
+    digits = METRICS[metric].digits
+    values = {result.label: layout_values(result, metric) for result in results}
+    return [
+        f"{kind}: {samples.layout_ids[samples.row(index)]}; "
+        + ", ".join(f"{label} {each[index]:.{digits}f}" for label, each in values.items())
+        for kind, index in zip(_KINDS, found, strict=True)
+    ]
+
+
 def draw_extremes(results: Sequence[Result], metric: str, found: Extremes, samples: Samples) -> Image.Image:
     """The best, the median and the worst layout, a row each: the original, and what each run makes of it."""
     rows = [samples.row(index) for index in found]
     columns = [samples.images[rows], *(made[RGB][rows] for made in samples.made.values())]
-    title, digits = [METRICS[metric].label], METRICS[metric].digits
-    values = {result.label: layout_values(result, metric) for result in results}
-    for kind, index, row in zip(_KINDS, found, rows, strict=True):
-        of_layout = [f"{label} {each[index]:.{digits}f}" for label, each in values.items()]
-        title.append(f"{kind}: {samples.layout_ids[row]}, {', '.join(of_layout)}")
-    return picture_grid(columns, ["original", *samples.made], title)
+    lines = describe_extremes(results, metric, found, samples)
+    return picture_grid(columns, ["original", *samples.made], [METRICS[metric].label], lines)
 
 
-def draw_layout(index: int, samples: Samples) -> Image.Image:
-    """One layout: original and every run at full size, their errors and class maps, and two crops enlarged.
+class LayoutPicture(NamedTuple):
+    """A layout's picture, and what each of its rows shows."""
 
-    The crops are where all runs together go most wrong in walls and in small objects.
+    picture: Image.Image
+    rows: list[str]
+
+
+def draw_layout(index: int, samples: Samples) -> LayoutPicture:
+    """One layout: original and every run at full size, their errors and class maps, and crops enlarged.
+
+    The crops are where all runs together miss most of the walls, and of the small objects; there is none of what no run
+    misses.
     """
     row = samples.row(index)
     image = samples.images[row]
     made = [{output: each[row] for output, each in outputs.items()} for outputs in samples.made.values()]
     pictures = [each[RGB] for each in made]
-    errors = [show_error(image, picture) for picture in pictures]
-    rows = [[image, *pictures], [np.full_like(image, 255), *errors]]
+    missed = _missed(image, pictures)
+    crops = {what: _worst_window(wrong, image.shape[0] // _ZOOM) for what, wrong in missed.items() if wrong.any()}
+    framed = [_frame(each, crops) for each in (image, *pictures)]
+    errors, largest = _show_errors(image, pictures)
+    rows = {
+        f"{samples.layout_ids[row]}: the original and its reconstructions": framed,
+        f"error, mean of the channels: black 0, middle gray {largest / 4:.0f}, white {largest:.0f} of 255": [
+            np.full_like(image, 255),
+            *errors,
+        ],
+    }
     if all(SEGMENTATION in each for each in made):
         true = true_classes_in_color(image)
-        rows.append([true, *(color_classes(each[SEGMENTATION]) for each in made)])
-    for wrong in _wrong_places(image, pictures):
-        crop = _worst_window(wrong, image.shape[0] // _ZOOM)
-        rows.append([_enlarge(each[crop]) for each in (image, *pictures)])
-    title = [
-        f"{samples.layout_ids[row]}; below: error x{ERROR_GAIN}, classes of the segmentation head,",
-        f"the worst walls x{_ZOOM}, the worst small objects x{_ZOOM}",
-    ]
-    columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    return picture_grid(columns, ["original", *samples.made], title)
+        rows["classes of the segmentation head"] = [true, *(color_classes(each[SEGMENTATION]) for each in made)]
+    for what, crop in crops.items():
+        enlarged = [_enlarge(each[crop]) for each in (image, *pictures)]
+        rows[f"{_FRAMES[what][0]} frame, x{_ZOOM}: a {what} that is missed"] = enlarged
+    columns = [np.stack(column) for column in zip(*rows.values(), strict=True)]
+    return LayoutPicture(picture_grid(columns, ["original", *samples.made], (), list(rows)), list(rows))
 
 
-def _wrong_places(
+def _missed(
     image: UInt8[np.ndarray, "h w 3"], pictures: Sequence[UInt8[np.ndarray, "h w 3"]]
-) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """How many runs are wrong at each pixel of a wall, true or predicted, and of a small object."""
+) -> dict[str, Float[np.ndarray, "h w"]]:
+    """How many runs miss each pixel of a true wall, and of a small object."""
     true = structure.class_map(image)[1]
     small = structure.small_objects(true)
     predicted = [structure.class_map(picture)[1] for picture in pictures]
-    walls = sum((each == WALL) != (true == WALL) for each in predicted)
-    objects = sum(small & (each != true) for each in predicted)
-    return np.asarray(walls, np.float64), np.asarray(objects, np.float64)
+    wrong = np.sum([each != true for each in predicted], 0, dtype=np.float64)
+    return {"wall": wrong * (true == WALL), "small object": wrong * small}
+
+
+def _show_errors(
+    image: UInt8[np.ndarray, "h w 3"], pictures: Sequence[UInt8[np.ndarray, "h w 3"]]
+) -> tuple[list[UInt8[np.ndarray, "h w 3"]], float]:
+    """Returns errors in gray, by their square root on one scale for all, and the largest, of 255, which is white."""
+    errors = [np.abs(image.astype(np.float64) - each).mean(-1, keepdims=True) for each in pictures]
+    largest = max(float(np.max(errors)), 1.0)
+    return [np.repeat(np.rint(255 * np.sqrt(each / largest)).astype(np.uint8), 3, -1) for each in errors], largest
+
+
+def _frame(image: UInt8[np.ndarray, "h w 3"], crops: Mapping[str, tuple[slice, slice]]) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture with a frame around each place that is enlarged."""
+    picture = Image.fromarray(image)
+    draw, side = ImageDraw.Draw(picture), image.shape[0]
+    for what, (rows, columns) in crops.items():
+        box = [max(columns.start - 1, 0), max(rows.start - 1, 0), min(columns.stop, side - 1), min(rows.stop, side - 1)]
+        draw.rectangle(box, outline=_FRAMES[what][1], width=1 + side // 256)
+    return np.asarray(picture)
 
 
 def _worst_window(wrong: Float[np.ndarray, "h w"], side: int) -> tuple[slice, slice]:
-    """The square with the most in it; the middle one where there is nothing."""
+    """The square with the most in it."""
     half, (height, width) = side // 2, wrong.shape
     inside = ndimage.uniform_filter(wrong, side, mode="constant")[half : height - half + 1, half : width - half + 1]
-    place = np.unravel_index(inside.argmax(), inside.shape) if wrong.any() else (height // 2 - half, width // 2 - half)
+    place = np.unravel_index(inside.argmax(), inside.shape)
     top, left = int(min(place[0], height - side)), int(min(place[1], width - side))
     return slice(top, top + side), slice(left, left + side)
 

@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -14,22 +14,33 @@ from rich.table import Table
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.decision.results import Result
 from imginav_jax.report.measurement.subjects import PROBE, RGB
+from imginav_jax.report.page import names
 from imginav_jax.runs.phase_folder import ComparedRun
 
-# What stands in the small tables: header, output and metric.
+# What stands in the small tables: output and metric.
 HEADLINES = (
-    ("MSE", RGB, "mse"),
-    ("PSNR, dB", RGB, "psnr"),
-    ("SSIM", RGB, "ssim"),
-    ("mIoU", RGB, "mean_iou"),
-    ("F@1 px", RGB, "boundary_f_1"),
-    ("F@2 px", RGB, "boundary_f_2"),
-    ("wall recall", RGB, "wall_recall"),
-    ("wall clDice", RGB, "wall_cldice"),
-    ("small objects", RGB, "small_object_recall"),
-    ("palette", RGB, "palette_fidelity"),
-    ("probe mIoU", PROBE, "mean_iou"),
+    (RGB, "mse"),
+    (RGB, "psnr"),
+    (RGB, "ssim"),
+    (RGB, "mean_iou"),
+    (RGB, "boundary_f_1"),
+    (RGB, "boundary_f_2"),
+    (RGB, "wall_recall"),
+    (RGB, "wall_cldice"),
+    (RGB, "small_object_recall"),
+    (RGB, "palette_fidelity"),
+    (PROBE, "mean_iou"),
 )
+_TOO_MUCH_FOR_A_TERMINAL = "mse", "boundary_f_2", "palette_fidelity"  # PSNR says the same, F at 1 px more
+_NUMBER_WIDTH = 5  # characters: 22.33, 0.792
+
+
+class Cell(NamedTuple):
+    """A number as it stands in a table, with its interval; NaN and a dash where there is none."""
+
+    value: float
+    text: str
+    interval: str
 
 
 def make_rows(results: Sequence[Result], confidence: float, data: str) -> list[dict[str, Any]]:
@@ -60,30 +71,34 @@ def to_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def headline_cells(result: Result, confidence: float, judged: str = RGB) -> Iterator[tuple[str, str]]:
-    """A result's values and intervals, as text, in the order of HEADLINES; by another output than RGB on request."""
-    for _, output, name in HEADLINES:
+def headline_cells(result: Result, confidence: float, judged: str = RGB) -> Iterator[Cell]:
+    """A result's values and intervals, in the order of HEADLINES; by another output than RGB on request."""
+    for output, name in HEADLINES:
         estimate, digits = result.estimate(judged if output == RGB else output, name), METRICS[name].digits
         if estimate is None or math.isnan(estimate.value):
-            yield "-", ""
+            yield Cell(math.nan, "-", "")
         else:
             low, high = estimate.interval(confidence)
-            yield f"{estimate.value:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+            yield Cell(estimate.value, f"{estimate.value:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}")
 
 
 def draw_terminal(results: Sequence[Result], confidence: float, width: int) -> str:
-    """The headline metrics, without intervals, as text of at most `width` columns."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    """The headline metrics that fit, without intervals, as text of at most `width` columns."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column("")
     table.add_column("latent", no_wrap=True)
-    for header, _, _ in HEADLINES:
-        table.add_column(header, justify="right")
+    shown = [position for position, (_, name) in enumerate(HEADLINES) if name not in _TOO_MUCH_FOR_A_TERMINAL]
+    for output, name in (HEADLINES[position] for position in shown):
+        header = names.with_unit(name, output)
+        table.add_column(header, justify="right", width=max(_NUMBER_WIDTH, *map(len, header.split())))
     for result in results:
+        cells = list(headline_cells(result, confidence))
         latent = "x".join(map(str, result.latent_shape))
-        table.add_row(result.label, latent, *(value for value, _ in headline_cells(result, confidence)))
+        table.add_row(result.label, latent, *(cells[position].text for position in shown))
     text = io.StringIO()
     Console(file=text, width=width, color_system=None).print(table)
-    return text.getvalue().rstrip()
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    return "\n".join([*lines, "Where no output is named, classes are those of the RGB output snapped to the palette."])
 
 
 @dataclasses.dataclass(frozen=True)
