@@ -147,7 +147,7 @@ def draw_classes(results: Sequence[Result], kind: str) -> Figure:
 
 def draw_bands(results: Sequence[Result]) -> Figure:
     """Error energy by spatial frequency, and as a share of what the layouts have there."""
-    bands = fidelity.BAND_NAMES
+    bands = [name for name in fidelity.BAND_NAMES if _has_band(results, name)]
     figure, axes = _subplots(1, 2, width=6.4, height=4.6)
     styles = _styles(results)
     yardsticks = [result.label for result in results if result.kind == "baseline"]
@@ -160,13 +160,21 @@ def draw_bands(results: Sequence[Result]) -> Figure:
             if not values:
                 continue
             style = styles[result.label]
-            (line,) = axis.plot(values, marker=style.marker, color=style.color, label=result.label, markersize=4)
+            look, width, order = "-", 1.5, 3  # a run lies over the yardsticks
             if result.kind == "baseline":
-                line.set(linestyle=(0, _DASHES[yardsticks.index(result.label) % len(_DASHES)]), linewidth=0.9)
+                look, width, order = (0, _DASHES[yardsticks.index(result.label) % len(_DASHES)]), 0.9, 2
+            (line,) = axis.plot(values, marker=style.marker, color=style.color, label=result.label, markersize=4)
+            line.set(linestyle=look, linewidth=width, zorder=order)
         axis.set_xticks(range(len(bands)), [name.replace("_", " to ").replace("to up", "up") for name in bands])
         axis.set(title=title, xlabel="cycles an image", yscale="log")
     _add_legend(figure, axes[0])
     return figure
+
+
+def _has_band(results: Sequence[Result], band: str) -> bool:
+    """Small pictures have no high frequencies."""
+    values = [result.estimates[RGB][f"band_error_{band}"].value for result in results if RGB in result.estimates]
+    return any(value > 0 for value in values)
 
 
 def draw_quality_against_latent(results: Sequence[Result], image_size: int, confidence: float) -> Figure:
@@ -217,8 +225,9 @@ def draw_quality_against_cost(
 
 def _draw_point(axis: Axes, x: float, result: Result, estimate: Estimate, confidence: float, style: _Style) -> None:
     low, high = estimate.interval(confidence)
-    axis.plot([x, x], [low, high], color=style.color, linewidth=1.5)
-    axis.plot([x], [estimate.value], style.marker, color=style.color, markersize=5)
+    order = 3 if result.kind == "run" else 2
+    axis.plot([x, x], [low, high], color=style.color, linewidth=1.5, zorder=order)
+    axis.plot([x], [estimate.value], style.marker, color=style.color, markersize=5, zorder=order)
 
 
 def _explain(figure: Figure, axis: Axes, results: Sequence[Result]) -> None:

@@ -36,6 +36,7 @@ class Picture(NamedTuple):
       alt: what it shows, for who cannot see it.
       is_chart: may be shown smaller than it is.
       is_strip: many layouts, to compare and not to look into.
+      is_folded: shown when it is asked for.
     """
 
     file_name: str
@@ -45,6 +46,7 @@ class Picture(NamedTuple):
     alt: str
     is_chart: bool = False
     is_strip: bool = False
+    is_folded: bool = False
 
 
 def draw(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> list[Picture]:
@@ -69,6 +71,7 @@ def _charts(report: Report) -> Iterator[Picture]:
             f"{name} on the pixels of every class.",
             f"Heat map with a number in each cell: {name} by class, a row for each output of {runs} and each "
             f"yardstick. On walls: {_say(report, f'{kind}_wall')}.",
+            is_folded=kind != "iou",
         )  # fmt: skip
     yield _chart(
         "bands", "Spatial detail", figures.draw_bands(results),
@@ -104,10 +107,10 @@ def _say(report: Report, metric: str) -> str:
     return f"{names.call(metric)}: {', '.join(values)}"
 
 
-def _chart(name: str, section: str, figure: Figure, caption: str, alt: str) -> Picture:
+def _chart(name: str, section: str, figure: Figure, caption: str, alt: str, is_folded: bool = False) -> Picture:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes whatever the version
-    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_chart=True)
+    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_chart=True, is_folded=is_folded)
 
 
 def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> Iterator[Picture]:
@@ -132,4 +135,4 @@ def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSou
 def _photo(name: str, section: str, caption: str, picture: Image.Image, alt: str, is_strip: bool = False) -> Picture:
     content = io.BytesIO()
     picture.save(content, format="PNG")
-    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_strip=is_strip)
+    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_strip=is_strip, is_folded=is_strip)

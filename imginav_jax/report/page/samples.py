@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -114,8 +114,7 @@ def draw_layout(index: int, samples: Samples) -> LayoutPicture:
     image = samples.images[row]
     made = [{output: each[row] for output, each in outputs.items()} for outputs in samples.made.values()]
     pictures = [each[RGB] for each in made]
-    missed = _missed(image, pictures)
-    crops = {what: _worst_window(wrong, image.shape[0] // _ZOOM) for what, wrong in missed.items() if wrong.any()}
+    crops = _find_crops(image, pictures)
     framed = [_frame(each, crops) for each in (image, *pictures)]
     errors, largest = _show_errors(image, pictures)
     rows = {
@@ -135,15 +134,36 @@ def draw_layout(index: int, samples: Samples) -> LayoutPicture:
     return LayoutPicture(picture_grid(columns, ["original", *samples.made], (), list(rows)), list(rows))
 
 
-def _missed(
+def _find_crops(
     image: UInt8[np.ndarray, "h w 3"], pictures: Sequence[UInt8[np.ndarray, "h w 3"]]
-) -> dict[str, Float[np.ndarray, "h w"]]:
-    """How many runs miss each pixel of a true wall, and of a small object."""
-    true = structure.class_map(image)[1]
-    small = structure.small_objects(true)
+) -> dict[str, tuple[slice, slice]]:
+    """Where most of the true walls is missed, and the small object that is missed most, over all runs."""
+    true, side = structure.class_map(image)[1], image.shape[0] // _ZOOM
     predicted = [structure.class_map(picture)[1] for picture in pictures]
-    wrong = np.sum([each != true for each in predicted], 0, dtype=np.float64)
-    return {"wall": wrong * (true == WALL), "small object": wrong * small}
+    wrong = np.stack([each != true for each in predicted]).sum(0, dtype=np.float64)
+    crops = {}
+    walls = wrong * (true == WALL)
+    if walls.any():
+        crops["wall"] = _worst_window(walls, side)
+    small = structure.small_objects(true)
+    if (wrong * small).any():
+        crops["small object"] = _worst_object(wrong, np.where(small, true, WALL), side)
+    return crops
+
+
+def _worst_object(wrong: Float[np.ndarray, "h w"], classes: UInt8[np.ndarray, "h w"], side: int) -> tuple[slice, slice]:
+    """The square around the object that is missed most, of all that are no wall; one larger than it counts for less."""
+    found = []
+    for each in set(np.unique(classes)) - {WALL}:
+        labels: Int[np.ndarray, "h w"]
+        labels, _ = ndimage.label(classes == each)  # pyright: ignore[reportGeneralTypeIssues]  # two, without an output
+        for number, box in enumerate(ndimage.find_objects(labels), 1):
+            extent = max(each.stop - each.start for each in box)
+            missed = wrong[labels == number].mean() * min(1.0, side / extent)
+            found.append((missed, [(each.start + each.stop - side) // 2 for each in box]))
+    _, corner = max(found)
+    top, left = (min(max(start, 0), length - side) for start, length in zip(corner, wrong.shape, strict=True))
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _show_errors(
