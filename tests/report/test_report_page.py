@@ -35,7 +35,7 @@ addEventListener("load", () => setTimeout(() => {
     width, wide, before, sort, sorted, contrast, errors,
     scrolls: document.documentElement.scrollWidth > width + 1,
     alts: images.map(each => each.alt), pixels: images.map(each => each.naturalWidth),
-    shown: images.filter(each => each.getBoundingClientRect().height > 0).length,
+    shown: images.filter(each => each.checkVisibility()).length,
     requests: performance.getEntriesByType("resource").map(each => each.name),
     tables: [...document.querySelectorAll(".wide")]
       .filter(each => each.querySelector("table") && each.scrollWidth > each.clientWidth).length,
@@ -84,6 +84,7 @@ def test_a_screen_shows_all_without_an_error_or_a_request(page, reported, tmp_pa
     assert found["width"] in range(width - 20, width + 1), "less a scroll bar"
     assert len(found["pixels"]) == len(list(reported[0].glob("*.png")))
     assert min(found["pixels"]) > 100
+    assert found["shown"] < len(found["pixels"]), "some are folded"
     assert min(map(len, found["alts"])) > 40
     assert not any(".png" in alt for alt in found["alts"])
     assert len(set(found["alts"])) == len(found["alts"])

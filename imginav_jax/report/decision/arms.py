@@ -15,7 +15,11 @@ def compare(arms: Mapping[str, Sequence[Candidate]], rule: Rule) -> str:
     """
     if len(arms) < 2:
         return ""
-    ordered = {name: sorted(each, key=lambda one: -one.latent_shape[0]) for name, each in arms.items() if each}
+    ordered = {
+        name.replace("_", " "): sorted(each, key=lambda one: -one.latent_shape[0])
+        for name, each in arms.items()
+        if each
+    }
     (first, reference), *others = ordered.items()
     sentences = [_by_resolution(name, each, rule) for name, each in ordered.items() if len(each) > 1]
     for name, each in others:

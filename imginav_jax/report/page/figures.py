@@ -36,7 +36,8 @@ class _Style(NamedTuple):
     marker: str
 
 
-def _run_style(number: int) -> _Style:
+def run_style(number: int) -> _Style:
+    """Of the run of a number: the first seven differ in colour and in marker, 56 in one of them."""
     return _Style("", _RUN_COLORS[number % len(_RUN_COLORS)], _RUN_MARKERS[number % len(_RUN_MARKERS)])
 
 
@@ -46,7 +47,7 @@ def _styles(results: Sequence[Result]) -> dict[str, _Style]:
     styles = {}
     for result in results:
         if result.kind == "run":
-            styles[result.label] = _run_style(len([each for each in styles.values() if not each.method]))
+            styles[result.label] = run_style(len([each for each in styles.values() if not each.method]))
         else:
             method = _method(result)
             marker = _METHOD_MARKERS[methods.index(method) % len(_METHOD_MARKERS)]
@@ -70,7 +71,7 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
     figure, axes = _subplots(1, len(panels), width=3.4, height=3.2)
     for axis, (column, title, scale) in zip(axes, panels, strict=True):
         for index, group in enumerate(groups):
-            style = _run_style(index)
+            style = run_style(index)
             for number, run in enumerate(group.runs):
                 label = group.label if number == 0 else None
                 look = {"color": style.color, "marker": style.marker, "markersize": 4}

@@ -154,9 +154,9 @@ def _find_crops(
 def _worst_object(wrong: Float[np.ndarray, "h w"], classes: UInt8[np.ndarray, "h w"], side: int) -> tuple[slice, slice]:
     """The square around the object that is missed most, of all that are no wall; one larger than it counts for less."""
     found = []
-    for each in set(np.unique(classes)) - {WALL}:
+    for kind in set(np.unique(classes)) - {WALL}:
         labels: Int[np.ndarray, "h w"]
-        labels, _ = ndimage.label(classes == each)  # pyright: ignore[reportGeneralTypeIssues]  # two, without an output
+        labels, _ = ndimage.label(classes == kind, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]  # a pair
         for number, box in enumerate(ndimage.find_objects(labels), 1):
             extent = max(each.stop - each.start for each in box)
             missed = wrong[labels == number].mean() * min(1.0, side / extent)
