@@ -75,9 +75,9 @@ def _charts(report: Report) -> Iterator[Picture]:
         )  # fmt: skip
     yield _chart(
         "bands", "Spatial detail", figures.draw_bands(results),
-        "Where the error of the RGB output lies in spatial frequency: coloured runs, dotted yardsticks.",
+        "Where the error of the RGB output lies in spatial frequency: runs in colour, yardsticks gray and dashed.",
         f"Two line charts, error energy by band of spatial frequency and its share of the layouts' own, for {runs} and "
-        f"the yardsticks. The energies sum to the MSE: {_say(report, 'mse')}.",
+        f"the yardsticks. They sum to this {_say(report, 'mse')}.",
     )  # fmt: skip
     yield _chart(
         "quality_latent", "Resolution or volume", figures.draw_quality_against_latent(results, size, confidence),
@@ -123,7 +123,9 @@ def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSou
     for index in shown:
         picture, rows = samples.draw_layout(index, chosen)
         alt = f"Pictures in a grid; columns: original, {runs}; rows from above: {'; '.join(rows)}."
-        yield _photo(f"layout_{index:06d}", "The same layouts", f"Layout {validation.layout_id(index)}.", picture, alt)
+        name = f"layout_{index:06d}"
+        caption = f"Layout {validation.layout_id(index)}; in full size: {name}.png."
+        yield _photo(name, "The same layouts", caption, picture, alt)
     for metric, found in extremes.items():
         caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
         lines = samples.describe_extremes(results, metric, found, chosen)

@@ -20,7 +20,7 @@ from imginav_jax.report.page.tables import Cell
 from imginav_jax.runs import phase_folder
 from imginav_jax.system import versions
 
-_WIDEST_STRIP = 1200  # pixels
+_WIDEST_STRIP, _WIDEST_LAYOUT = 1200, 1800  # pixels
 _QUALITY = 80  # of WebP: what is lost of a strip, how much time is taken for the others
 
 
@@ -92,17 +92,18 @@ def _verdict_class(verdict: str) -> str:
 
 
 def _data_uri(picture: Picture) -> Markup:
-    """As WebP, which is a third of the PNG: the file beside the page is whole.
+    """As WebP, which is a third of the PNG; a page of several large layouts stays small: the file beside it is whole.
 
-    Charts and single layouts keep every pixel; a strip of many layouts is made smaller and compressed with loss.
+    Charts keep every pixel, and so do layouts that are not wider than the page.
     """
     content = io.BytesIO()
     with Image.open(io.BytesIO(picture.png)) as image:
-        shown = image.convert("RGB")
-        if picture.is_strip and image.width > _WIDEST_STRIP:
-            size = _WIDEST_STRIP, round(image.height * _WIDEST_STRIP / image.width)
+        shown, widest = image.convert("RGB"), _WIDEST_STRIP if picture.is_strip else _WIDEST_LAYOUT
+        is_whole = picture.is_chart or (image.width <= widest and not picture.is_strip)
+        if image.width > widest and not picture.is_chart:
+            size = widest, round(image.height * widest / image.width)
             shown = shown.resize(size, Image.Resampling.LANCZOS)
-        shown.save(content, format="WEBP", lossless=not picture.is_strip, quality=_QUALITY, method=4)
+        shown.save(content, format="WEBP", lossless=is_whole, quality=_QUALITY, method=4)
     return Markup(f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}")
 
 
