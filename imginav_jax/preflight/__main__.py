@@ -13,6 +13,7 @@ from pathlib import Path
 
 from imginav_jax.preflight import checks
 from imginav_jax.system.command_line import Parser, one_line_errors
+from imginav_jax.system.files import own_config
 
 
 def main() -> None:
@@ -21,15 +22,19 @@ def main() -> None:
     )
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="R1 or R1,quick")
     parser.add_argument("--names", action="store_true", help="check the names of IMGINAV_ variables alone")
-    parser.add_argument("--config", metavar="FILE", help="configs/phase1_2.py")
-    parser.add_argument("--logs", type=Path, metavar="DIR", help="where the output of the jobs goes")
+    parser.add_argument(
+        "--config", metavar="FILE", default=str(own_config("phase1_2.py")), help="default: configs/phase1_2.py"
+    )
+    parser.add_argument(
+        "--logs", type=Path, default=Path("logs"), metavar="DIR", help="of the jobs' output; default: logs"
+    )
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of imginav_jax.main; the last option")
     arguments = parser.parse_args()
     with one_line_errors(also=OSError):
         checks.check_names()
         if not arguments.names:
             checks.check_settings()
-            work = Path(os.environ["IMGINAV_WORK"])
+            work = Path(os.environ.get("IMGINAV_WORK", "."))
             checks.check_runs(arguments.experiments, arguments.config, arguments.options, work)
             checks.check_writable("the folder of the jobs' output", arguments.logs)
             checks.check_no_job_is_unfinished(work / "experiments" / "requeues")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, complaint, run
 from imginav_jax.preflight import checks
 from imginav_jax.system.errors import UserError
-from imginav_jax.training import run
+from imginav_jax.training import run as training_run
 
 # Of ml_collections, when it loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -75,6 +75,15 @@ def test_a_name_that_nothing_reads(name, hint):
     with pytest.raises(UserError, match=f"^{name} is set, but nothing reads it; {hint}"):
         checks.check_names({"IMGINAV_WORK": "/a", name: ""})
     checks.check_names({"IMGINAV_WORK": "/a", "IMGINAVY": "1", "PATH": "/"})
+
+
+def test_it_runs_by_hand_as_its_help_says(tmp_path, monkeypatch):
+    monkeypatch.delenv("IMGINAV_WORK", raising=False)
+    result = run("preflight", "R1,quick", "R2,quick", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())
+    line = complaint(run("preflight", "R9", cwd=tmp_path))
+    assert "R9" in line
 
 
 def test_looking_at_the_names_needs_no_heavy_import():
@@ -194,7 +203,7 @@ def test_the_space_is_that_of_a_runs_checkpoints(check, cluster, monkeypatch):
     assert check("R1,quick") is None
     ((workdir, experiment),) = asked[0].items()
     # Weights and AdamW's two moments in float32, 786,143 of each, and a few counters, in so many copies.
-    copies = run._checkpoints_kept(get_config("R1,quick")) + 1
+    copies = training_run._checkpoints_kept(get_config("R1,quick")) + 1
     needed = checks._bytes_needed(workdir, experiment)
     assert 3 * 4 * 786_143 * copies < needed < 3 * 4 * 786_143 * copies + 100 * copies
     (workdir / "checkpoints" / "10").mkdir(parents=True)
