@@ -18,7 +18,7 @@ _SUFFIX = "_experiment.json"
 _SAME_DATA = "data."  # fields of the fingerprint that decide what a run is measured on
 _OF_A_RUN = ("name", "seed")  # fields that tell the runs of one group apart
 _MAY_DIFFER = (*_OF_A_RUN, "precision")  # within a group: cards have their own precision
-_RESOLUTION = ("model.downsampling_steps", "model.latent_channels")  # what the experiment varies
+_VARIED = ("model.downsampling_steps", "model.latent_channels", "model.shortcuts")  # by the experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +292,7 @@ def require_comparable(runs: Sequence[ComparedRun]) -> None:
 def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
     """Returns a line a setting that differs, besides resolution and seed: it may explain a difference in quality."""
     lines = []
-    for key in sorted({key for run in runs for key in run.fingerprint} - {*_OF_A_RUN, *_RESOLUTION}):
+    for key in sorted({key for run in runs for key in run.fingerprint} - {*_OF_A_RUN, *_VARIED}):
         values = {run.name: run.fingerprint.get(key) for run in runs}
         if len(set(map(str, values.values()))) > 1:
             lines.append(f"{key}: {', '.join(f'{value} in {name}' for name, value in values.items())}")

@@ -116,8 +116,8 @@ def test_a_yardstick_that_beats_a_run_makes_its_resolution_undecided():
     found = decide(runs, RULE)
     assert (found.winner, found.status) == (None, "undecided")
     assert found.sentence.startswith(
-        "Undecided, because R3's limit is its training, not its resolution: R1 unshuffled + PCA, 16x16x16 reaches a "
-        "detail score of 70.0 without training for it, R3 50.0"
+        "Undecided, because what limits R3 is its training, not its resolution: R1 unshuffled + PCA, 16x16x16 reaches "
+        "a detail score of 70.0 without training for it, R3 50.0"
     )
     assert found.outcomes[2].held.beats_run
     assert found.would_change == "training R3 on: train R3"

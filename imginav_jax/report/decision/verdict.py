@@ -127,7 +127,7 @@ def judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
         is_firm = all(fall.is_firm for fall in judged)
         return Outcome(candidate.label, "within", (score, *falls), reason, is_firm, held, judged, values)
     if held is not None and held.beats_run:
-        reason = f"{candidate.label}'s limit is its training, not its resolution: {held.describe(candidate.label)}"
+        reason = f"what limits {candidate.label} is its training, not its resolution: {held.describe(candidate.label)}"
         return Outcome(candidate.label, "undecided", (score, *falls), reason, False, held, judged, values)
     verdict = failing[0].verdict
     failing = [fall for fall in failing if fall.verdict == verdict]
