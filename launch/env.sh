@@ -66,7 +66,7 @@ read_site_file() {
   local file=$project/launch/site.env said
   site=''
   [ -e "$file" ] || return 0
-  [ -r "$file" ] && [ -f "$file" ] || fail "$file cannot be read"
+  if [ ! -r "$file" ] || [ ! -f "$file" ]; then fail "$file cannot be read"; fi
   [ "$(tr -d '\0' <"$file" | wc -c)" -eq "$(wc -c <"$file")" ] || fail "$file is UTF-16 text, expected UTF-8"
   site=$(LC_ALL=C sed -e $'1s/^\xef\xbb\xbf//' -e $'s/\r*$//' "$file")$'\n:'
   said=$(project=$project bash -euc "$site" site.env 2>&1 >/dev/null </dev/null) || {
