@@ -21,6 +21,7 @@ def directory(tmp_path, tiny_params):
 
 
 def test_any_number_of_images_with_one_compilation(directory, tiny_params):
+    autoencoder._make_programs.cache_clear()  # models of one architecture share them
     found = autoencoder.load(directory, batch_size=3)
     assert found.config == TINY
     images = np.stack([random_layout(16, seed) for seed in range(7)])
