@@ -95,7 +95,7 @@ def measure_phase() -> None:
     from imginav_jax.benchmark.phase import phase
     from imginav_jax.devices import target
     from imginav_jax.devices.mesh import explain_out_of_memory
-    from imginav_jax.runs import benchmark_file
+    from imginav_jax.runs.results import benchmark_file
 
     target.require_devices()
     phase.experiments(_CONFIG.value)  # before a folder is made

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from imginav_jax.runs.benchmark_file import Benchmark, Conditions, Spread, TrainingStepCost
+from imginav_jax.runs.results.benchmark_file import Benchmark, Conditions, Spread, TrainingStepCost
 
 GIGA = 1e9
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from imginav_jax.benchmark import sampling
 from imginav_jax.benchmark.sampling import Sampler, Work
-from imginav_jax.runs.benchmark_file import Conditions, Spread, Timing
 from imginav_jax.runs.experiment import RawConfig
+from imginav_jax.runs.results.benchmark_file import Conditions, Spread, Timing
 from imginav_jax.system.progress import Progress, logger
 
 _Name = TypeVar("_Name", bound=Hashable)

@@ -18,12 +18,12 @@ from imginav_jax.report.measurement.measure import measure
 from imginav_jax.report.measurement.probe import Settings
 from imginav_jax.report.measurement.subjects import Model, ProbeData, make_subjects
 from imginav_jax.report.page import gallery, page, tables
-from imginav_jax.runs import benchmark_file as benchmark_results
 from imginav_jax.runs import phase_folder
-from imginav_jax.runs.benchmark_file import Benchmark
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.runs.incomplete import Expected
 from imginav_jax.runs.phase_folder import PhaseRuns
+from imginav_jax.runs.results import benchmark_file
+from imginav_jax.runs.results.benchmark_file import Benchmark
 from imginav_jax.runs.trained_run import TrainedRun
 from imginav_jax.system import versions
 from imginav_jax.system.errors import UserError
@@ -105,7 +105,7 @@ def _find_benchmarks(found: PhaseRuns) -> list[Benchmark]:
     for folder in dict.fromkeys([found.phase_dir, *(run.phase_dir for run in found.runs)]):
         for path in sorted(folder.glob("benchmark_*.json")):
             try:
-                benchmarks.append(benchmark_results.load(path))
+                benchmarks.append(benchmark_file.load(path))
             except UserError as error:
                 logger.warning("%s", error)
                 found.problems.append(str(error))

@@ -19,8 +19,15 @@ from imginav_jax.benchmark.phase import autoencoder_cost, diffusion_cost, phase
 from imginav_jax.benchmark.speed import roofline
 from imginav_jax.benchmark.speed.roofline import Rates
 from imginav_jax.models import diffusion_unet
-from imginav_jax.runs import benchmark_file
-from imginav_jax.runs.benchmark_file import AutoencoderCost, Benchmark, DiffusionCost, Spread, Timing, TrainingStepCost
+from imginav_jax.runs.results import benchmark_file
+from imginav_jax.runs.results.benchmark_file import (
+    AutoencoderCost,
+    Benchmark,
+    DiffusionCost,
+    Spread,
+    Timing,
+    TrainingStepCost,
+)
 from imginav_jax.system.errors import UserError
 
 SHAPE = (4, 4, 4)
@@ -336,7 +343,7 @@ def test_results_and_the_work_for_pytorch_are_read_without_jax():
 import sys
 from imginav_jax.benchmark import sampling  # PyTorch's process needs this and the next
 from imginav_jax.benchmark.pytorch import job
-from imginav_jax.runs import benchmark_file
+from imginav_jax.runs.results import benchmark_file
 from imginav_jax.datasets import palette
 assert not {"jax", "flax", "tensorflow", "clu"} & set(sys.modules)
 """

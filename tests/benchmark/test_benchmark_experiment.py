@@ -20,7 +20,7 @@ from imginav_jax.benchmark.speed import epoch_overhead, input_rate, preparation_
 from imginav_jax.benchmark.speed.roofline import Rates
 from imginav_jax.benchmark.speed.scaling import Size
 from imginav_jax.benchmark.speed.step_cost import StepCost
-from imginav_jax.runs.benchmark_file import Spread, Timing
+from imginav_jax.runs.results.benchmark_file import Spread, Timing
 from imginav_jax.system.errors import RunError, UserError
 
 run = functools.partial(helpers.run, "benchmark")

@@ -24,7 +24,8 @@ from imginav_jax.report import build, settings
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.measurement import measure
 from imginav_jax.report.measurement.subjects import PROBE, RGB, SEGMENTATION, earlier_step
-from imginav_jax.runs import benchmark_file, continuation, incomplete, phase_folder, weights
+from imginav_jax.runs import continuation, incomplete, phase_folder, weights
+from imginav_jax.runs.results import benchmark_file
 from imginav_jax.system import ownership
 from imginav_jax.system.errors import UserError
 

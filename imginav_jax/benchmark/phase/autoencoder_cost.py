@@ -19,8 +19,8 @@ from imginav_jax.datasets import synthetic
 from imginav_jax.datasets.manifest import TYPES
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models import inference, network
-from imginav_jax.runs.benchmark_file import AutoencoderCost
 from imginav_jax.runs.experiment import Experiment, RawConfig, from_config
+from imginav_jax.runs.results.benchmark_file import AutoencoderCost
 from imginav_jax.training import state, steps
 
 

@@ -16,7 +16,7 @@ from imginav_jax.benchmark.sampling import Work
 from imginav_jax.models import diffusion_unet
 from imginav_jax.models.diffusion_unet import Params, Shape, Velocity
 from imginav_jax.models.network import parameter_count
-from imginav_jax.runs.benchmark_file import TrainingStepCost
+from imginav_jax.runs.results.benchmark_file import TrainingStepCost
 from imginav_jax.training.state import make_optimizer
 
 _OPTIMIZER = make_optimizer(1e-4, 0.01)

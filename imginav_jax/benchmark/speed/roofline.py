@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from imginav_jax.benchmark import timing
 from imginav_jax.benchmark.program import Program, Stepper
 from imginav_jax.benchmark.sampling import Work
-from imginav_jax.runs.benchmark_file import Spread
+from imginav_jax.runs.results.benchmark_file import Spread
 
 _COPY_BYTES = 2**28  # far more than any cache holds
 # Rows and columns: enough to keep all of the device busy, and no more than tenths of a second.

@@ -11,8 +11,8 @@ from imginav_jax.benchmark.phase import autoencoder_cost
 from imginav_jax.benchmark.sampling import Work
 from imginav_jax.benchmark.timing import Measurement
 from imginav_jax.devices.mesh import MIB
-from imginav_jax.runs.benchmark_file import Spread
 from imginav_jax.runs.experiment import RawConfig
+from imginav_jax.runs.results.benchmark_file import Spread
 from imginav_jax.system.errors import RunError
 from imginav_jax.system.progress import logger
 

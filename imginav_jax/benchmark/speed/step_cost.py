@@ -13,8 +13,8 @@ from imginav_jax.benchmark.speed.roofline import Rates
 from imginav_jax.benchmark.table import GIGA
 from imginav_jax.benchmark.timing import Measurement
 from imginav_jax.devices.mesh import MIB
-from imginav_jax.runs.benchmark_file import Spread, Timing
 from imginav_jax.runs.experiment import RawConfig
+from imginav_jax.runs.results.benchmark_file import Spread, Timing
 from imginav_jax.system.progress import logger
 
 

@@ -12,9 +12,9 @@ from imginav_jax.report.decision.metrics import METRICS, Metric
 from imginav_jax.report.decision.rule import Decision
 from imginav_jax.report.measurement.measure import CountsByOutput
 from imginav_jax.report.measurement.subjects import RGB, Subject
-from imginav_jax.runs.benchmark_file import Benchmark
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.runs.phase_folder import ComparedRun, PhaseRuns
+from imginav_jax.runs.results.benchmark_file import Benchmark
 
 
 @dataclasses.dataclass(frozen=True)

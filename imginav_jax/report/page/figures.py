@@ -16,8 +16,8 @@ from imginav_jax.report.decision.results import Result
 from imginav_jax.report.measurement import fidelity
 from imginav_jax.report.measurement.subjects import PROBE, RGB, SEGMENTATION
 from imginav_jax.report.page import names, published
-from imginav_jax.runs.benchmark_file import Benchmark
 from imginav_jax.runs.phase_folder import Group
+from imginav_jax.runs.results.benchmark_file import Benchmark
 
 mpl.rcdefaults()  # a matplotlibrc of the current folder has no say
 mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "savefig.dpi": 110})
