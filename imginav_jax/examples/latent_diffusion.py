@@ -1,12 +1,11 @@
 """A small diffusion model on encoded latents: `python -m imginav_jax.examples.latent_diffusion LATENTS --out PNG`.
 
 LATENTS is what `imginav_jax.encode` has made as ArrayRecord.  The model is the small U-Net of
-`imginav_jax.diffusion_unet`, trained by flow matching: it shows that the latents are fit for use, and is no product.
+`imginav_jax.models.diffusion`, trained by flow matching: it shows that the latents are fit for use, and is no product.
 Of the rest of this project it needs mainly the autoencoder, for `normalize`, `denormalize` and `decode_heads`.
 """
 
 import functools
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from imginav_jax.datasets import palette, pictures
 from imginav_jax.devices import target
 from imginav_jax.latents.decoding import load_decoder
 from imginav_jax.latents.storage import StoredLatents
-from imginav_jax.models import diffusion_unet
-from imginav_jax.models.diffusion_unet import Params
+from imginav_jax.models.diffusion import flow_matching, unet
+from imginav_jax.models.diffusion.unet import Params
 from imginav_jax.system.command_line import Parser, one_line_errors
 from imginav_jax.system.errors import OptionError, UserError
 from imginav_jax.system.files import expand_user
@@ -46,12 +45,12 @@ def read_latents(directory: Path) -> Float[np.ndarray, "n h w c"]:
 
 def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> Params:
     """Trains a U-Net on normalised latents and returns the running average of its weights."""
-    params = diffusion_unet.init_unet(latents.shape[1:], jax.random.key(seed))
+    params = unet.init_unet(latents.shape[1:], jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(0, _LEARNING_RATE, min(100, num_steps // 10), num_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     def loss_fn(params: Params, x: Array, key: Array) -> Array:
-        return diffusion_unet.flow_matching_loss(functools.partial(diffusion_unet.velocity, params), x, key)
+        return flow_matching.loss(functools.partial(unet.velocity, params), x, key)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2), compiler_options=target.compiler_options())
     def step(params: Any, average: Any, state: Any, x: Array, key: Array) -> tuple[Any, Any, Any, Array]:
@@ -74,20 +73,13 @@ def train(latents: Float[np.ndarray, "n h w c"], num_steps: int, seed: int) -> P
 
 
 def sample(params: Params, shape: Sequence[int], seed: int) -> Float[np.ndarray, "n h w c"]:
-    """Draws normalised latents: Heun's method from noise at time 1 back to time 0."""
+    """Draws normalised latents from noise."""
 
     @functools.partial(jax.jit, compiler_options=target.compiler_options())
-    def step(x: Array, start: Array, stop: Array) -> Array:
-        model, ones = functools.partial(diffusion_unet.velocity, params), jnp.ones(x.shape[0])
-        first = model(x, start * ones)
-        second = model(x + (stop - start) * first, stop * ones)
-        return x + (stop - start) * (first + second) / 2
+    def draw(noise: Array) -> Array:
+        return flow_matching.draw(functools.partial(unet.velocity, params), noise, _SAMPLING_STEPS)
 
-    x = jax.random.normal(jax.random.key(seed), tuple(shape))
-    times = jnp.linspace(1, 0, _SAMPLING_STEPS + 1)
-    for start, stop in itertools.pairwise(times):
-        x = step(x, start, stop)
-    return np.asarray(x)
+    return np.asarray(draw(jax.random.normal(jax.random.key(seed), tuple(shape))))
 
 
 def palette_share(images: UInt8[np.ndarray, "b h w 3"]) -> float:

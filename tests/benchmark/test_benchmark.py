@@ -15,10 +15,11 @@ import helpers
 from configs.phase1_2 import get_config
 from helpers import CONFIG, FAST, ROOT, TINY_BENCHMARK
 from imginav_jax.benchmark import program, sampling, table, timing
-from imginav_jax.benchmark.phase import autoencoder_cost, diffusion_cost, phase
+from imginav_jax.benchmark.phase import autoencoder_cost, phase
 from imginav_jax.benchmark.speed import roofline
 from imginav_jax.benchmark.speed.roofline import Rates
-from imginav_jax.models import diffusion_unet
+from imginav_jax.models.diffusion import steps, unet
+from imginav_jax.models.diffusion.steps import Recipe
 from imginav_jax.runs.results import benchmark_file
 from imginav_jax.runs.results.benchmark_file import (
     AutoencoderCost,
@@ -33,84 +34,6 @@ from imginav_jax.system.errors import UserError
 SHAPE = (4, 4, 4)
 run = functools.partial(helpers.run, "benchmark")
 jit = functools.partial(jax.jit, compiler_options=FAST)
-
-
-@pytest.fixture(scope="module")
-def unet():
-    """A U-Net whose output is not zero, as that of a fresh one is."""
-    abstract = jax.eval_shape(lambda: diffusion_unet.init_unet(SHAPE, jax.random.key(0)))
-    random = np.random.default_rng(2)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.1 * random.standard_normal(leaf.shape, np.float32)), abstract)
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    """Latents, times and a condition of three channels."""
-    random = np.random.default_rng(0)
-    latents, condition = random.standard_normal((2, 2, *SHAPE), np.float32)
-    return latents, np.array([0.2, 0.9], np.float32), condition[..., :3]
-
-
-def test_a_fresh_controlnet_changes_nothing_and_another_one_does(unet, inputs):
-    latents, times, condition = inputs
-    controlnet = diffusion_unet.init_controlnet(unet, SHAPE, 3)
-    expected = jit(diffusion_unet.velocity)(unet, latents, times)
-    assert expected.shape == (2, *SHAPE)
-    assert float(jnp.abs(expected).max()) > 0.1
-    steer = jit(functools.partial(diffusion_unet.controlled_velocity, unet))
-    np.testing.assert_allclose(steer(controlnet, latents, times, condition), expected, rtol=1e-5, atol=1e-6)
-    moved = jax.tree.map(lambda leaf: leaf + 0.01, controlnet)
-    steered, otherwise = (steer(moved, latents, times, each) for each in (condition, condition + 1))
-    assert float(jnp.abs(steered - expected).max()) > 1e-3
-    assert float(jnp.abs(steered - otherwise).max()) > 1e-4
-
-
-def test_a_controlnet_begins_with_the_unets_own_inward_half(unet):
-    controlnet = diffusion_unet.init_controlnet(unet, SHAPE, 3)
-    jax.tree.map(np.testing.assert_array_equal, controlnet.pop("encoder"), unet["encoder"])
-    assert not any(leaf.any() for leaf in jax.tree.leaves(controlnet))
-
-
-def test_a_step_trains_the_controlnet_on_a_frozen_unet(unet, inputs):
-    latents, _, condition = inputs
-    state = jit(diffusion_cost.create_state)(diffusion_unet.init_controlnet(unet, SHAPE, 3))
-    before = jax.tree.map(np.array, (unet, state.params))
-    step = jit(functools.partial(diffusion_cost.controlnet_step, dtype="float32"))
-    for number in (1, 2):  # behind zeros, the inward half has a gradient from the second step on
-        state, loss = step(state, unet, latents, condition)
-        assert (int(state.step), bool(jnp.isfinite(loss))) == (number, True)
-    jax.tree.map(np.testing.assert_array_equal, unet, before[0])
-    changed = jax.tree.map(lambda new, old: bool((new != old).any()), state.params, before[1])
-    assert all(changed[name][kind] for name in ("condition", "middle") for kind in ("kernel", "bias"))
-    assert changed["encoder"]["inward"]["kernel"]
-
-
-def test_half_precision_is_only_what_the_unet_computes_in(unet, inputs):
-    latents, times, _ = inputs
-    exact = jit(diffusion_unet.velocity)(unet, latents, times)
-    half = jit(functools.partial(diffusion_unet.velocity, dtype="bfloat16"))(unet, latents, times)
-    assert exact.dtype == half.dtype == jnp.float32
-    assert 0 < float(jnp.abs(half - exact).max()) < 0.1 * float(jnp.abs(exact).max())
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 4), (2, 6, 4), (8, 4, 4)])
-def test_small_and_odd_latents_are_halved_as_often_as_they_can_be(shape):
-    params = jax.eval_shape(lambda: diffusion_unet.init_unet(shape, jax.random.key(0)))
-    latents, times = jax.ShapeDtypeStruct((2, *shape), np.float32), jax.ShapeDtypeStruct((2,), np.float32)
-    assert jax.eval_shape(diffusion_unet.velocity, params, latents, times).shape == (2, *shape)
-
-
-def test_the_loss_of_a_perfect_velocity_is_zero():
-    latents = np.random.default_rng(1).standard_normal((3, 2, 2, 1), np.float32)
-
-    def perfect(x, time):  # on the straight path x = (1 - t) latents + t noise
-        noise = (x - latents) / time[:, None, None, None] + latents
-        return noise - latents
-
-    key = jax.random.key(0)
-    assert float(diffusion_unet.flow_matching_loss(perfect, latents, key)) == pytest.approx(0, abs=1e-9)
-    found = diffusion_unet.flow_matching_loss(lambda x, time: perfect(x, time) + 2, latents, key)
-    assert float(found) == pytest.approx(4, rel=1e-5)
 
 
 class Clock:
@@ -203,9 +126,9 @@ def test_flops_by_hand_and_as_xla_counts_them():
         (functools.partial(conv, dilation=2), 2 * (2 * 5 * 3) * taps),  # every value meets every weight once, as above
     ):
         assert program.count_flops(jax.make_jaxpr(function)(x, kernel).jaxpr) == expected
-    params = jax.eval_shape(lambda: diffusion_unet.init_unet(SHAPE, jax.random.key(0)))
-    state = jax.eval_shape(diffusion_cost.create_state, params)
-    step = jax.jit(functools.partial(diffusion_cost.unet_step, dtype="float32"))
+    params = jax.eval_shape(lambda: unet.init_unet(SHAPE, jax.random.key(0)))
+    state = jax.eval_shape(lambda params: steps.create_state(params, Recipe()), params)
+    step = jax.jit(functools.partial(steps.unet_step, recipe=Recipe()))
     traced = step.trace(state, jax.ShapeDtypeStruct((64, *SHAPE), np.float32))
     analysis = traced.lower().cost_analysis()  # with what is not counted here, such as norms
     assert program.count_flops(traced.jaxpr.jaxpr) == pytest.approx(analysis["flops"], rel=0.05)

@@ -6,7 +6,7 @@ from fractions import Fraction
 from imginav_jax.benchmark import table, timing
 from imginav_jax.benchmark.phase import autoencoder_cost, diffusion_cost
 from imginav_jax.benchmark.timing import current_conditions
-from imginav_jax.models.diffusion_unet import Shape
+from imginav_jax.models.diffusion.unet import Shape
 from imginav_jax.runs.experiment import Experiment, RawConfig
 from imginav_jax.runs.results.benchmark_file import AutoencoderCost, Benchmark, DiffusionCost
 from imginav_jax.system.errors import UserError

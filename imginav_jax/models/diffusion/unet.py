@@ -1,12 +1,12 @@
 """A small U-Net for diffusion in a latent space, and a ControlNet that steers it, in flax.nnx behind pure functions.
 
 The functions take nested dicts of arrays (`Params`); nothing outside this module needs to know flax.  The U-Net is
-trained by flow matching (Lipman et al. 2023, arXiv:2210.02747), on the straight paths of Liu et al. 2023
-(arXiv:2209.03003).  The ControlNet is that of Zhang et al. 2023 (arXiv:2302.05543).
+trained by flow matching (`flow_matching.py`).  The ControlNet is that of Zhang et al. 2023 (arXiv:2302.05543); beside
+a map of the latent's cells it takes a vector that says what is there and not where, added to its time embedding.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,15 +15,26 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-_WIDTH = 64  # channels at the latents' own size
-_WIDE = 2 * _WIDTH  # and below
-_EMBEDDING = 4 * _WIDTH  # of the time
+_LEAST_WIDTH = 64
 _GROUPS = 8  # of the norms
 _MOST_HALVINGS = 2
 
 Params = dict[str, Any]
 Shape = tuple[int, int, int]  # height, width and channels of a latent
-Velocity = Callable[[Array, Array], Array]  # (latents, times) to velocities
+
+
+class Widths(NamedTuple):
+    """Channels of a U-Net."""
+
+    outer: int  # at the latents' own size, at least as many as theirs
+    inner: int  # below
+    embedding: int  # of the time
+
+    @classmethod
+    def of(cls, latent_channels: int) -> "Widths":
+        """Returns 64, 128 and 256, or more where the latents have more than 64 channels."""
+        outer = max(_LEAST_WIDTH, -(-latent_channels // _GROUPS) * _GROUPS)
+        return cls(outer, 2 * outer, 4 * outer)
 
 
 class Features(NamedTuple):
@@ -33,14 +44,28 @@ class Features(NamedTuple):
     middle: Float[Array, "b _ _ c"]
 
 
+class Demand(NamedTuple):
+    """What a ControlNet is told to draw; None for what is not said."""
+
+    cells: Float[Array, "b h w k"] | None  # where something is, by the latent's cells
+    contents: Float[Array, "b v"] | None  # what is there, wherever
+
+
+class DemandShape(NamedTuple):
+    """How many numbers a `Demand` has; 0 for what is not said."""
+
+    channels: int  # a cell
+    contents: int
+
+
 class Block(nnx.Module):
     """Two convolutions with a residual connection; the time shifts and scales between them."""
 
-    def __init__(self, cin: int, cout: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, cin: int, cout: int, embedding: int, *, dtype: Any, rngs: nnx.Rngs):
         conv, zeros = functools.partial(nnx.Conv, dtype=dtype, rngs=rngs), nnx.initializers.zeros
         self.norm1 = nnx.GroupNorm(cin, _GROUPS, dtype=dtype, rngs=rngs)
         self.conv1 = conv(cin, cout, (3, 3))
-        self.time = nnx.Linear(_EMBEDDING, 2 * cout, dtype=dtype, rngs=rngs)
+        self.time = nnx.Linear(embedding, 2 * cout, dtype=dtype, rngs=rngs)
         self.norm2 = nnx.GroupNorm(cout, _GROUPS, dtype=dtype, rngs=rngs)
         self.conv2 = conv(cout, cout, (3, 3), kernel_init=zeros)
         self.skip = conv(cin, cout, (1, 1))
@@ -71,17 +96,19 @@ class Encoder(nnx.Module):
         height, across, channels = latent_shape
         self.dtype = dtype
         self.halvings = sum(height % 2**n == across % 2**n == 0 for n in range(1, _MOST_HALVINGS + 1))
-        self.time = nnx.Linear(_WIDTH, _EMBEDDING, dtype=dtype, rngs=rngs)
-        self.place = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, height, across, _WIDTH)))
-        self.inward = nnx.Conv(channels, _WIDTH, (3, 3), dtype=dtype, rngs=rngs)
-        block = functools.partial(Block, dtype=dtype, rngs=rngs)
-        self.down = nnx.List([block(_WIDTH, _WIDTH), block(_WIDTH, _WIDE), block(_WIDE, _WIDE)])
-        self.middle = Attention(_WIDE, dtype=dtype, rngs=rngs)
+        outer, inner, embedding = Widths.of(channels)
+        self.time = nnx.Linear(outer, embedding, dtype=dtype, rngs=rngs)
+        self.place = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, height, across, outer)))
+        self.inward = nnx.Conv(channels, outer, (3, 3), dtype=dtype, rngs=rngs)
+        block = functools.partial(Block, embedding=embedding, dtype=dtype, rngs=rngs)
+        self.down = nnx.List([block(outer, outer), block(outer, inner), block(inner, inner)])
+        self.middle = Attention(inner, dtype=dtype, rngs=rngs)
 
-    def embed(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
-        """Returns the times, in [0, 1], as the blocks take them."""
-        angles = time[:, None] * jnp.exp(jnp.linspace(0, np.log(1000), _WIDTH // 2))[None, :]
-        return jax.nn.silu(self.time(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)))
+    def embed(self, time: Float[Array, " b"], contents: Float[Array, "b e"] | float = 0.0) -> Float[Array, "b e"]:
+        """Returns the times, in [0, 1], as the blocks take them; `contents` is added before the activation."""
+        waves = self.time.in_features // 2
+        angles = time[:, None] * jnp.exp(jnp.linspace(0, np.log(1000), waves))[None, :]
+        return jax.nn.silu(self.time(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)) + contents)
 
     def __call__(
         self, x: Float[Array, "b h w c"], embedded: Float[Array, "b e"], hint: Float[Array, "b h w width"] | None = None
@@ -101,11 +128,12 @@ class UNet(nnx.Module):
 
     def __init__(self, latent_shape: Sequence[int], *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
         self.encoder = Encoder(latent_shape, dtype=dtype, rngs=rngs)
-        block = functools.partial(Block, dtype=dtype, rngs=rngs)
-        self.up = nnx.List([block(2 * _WIDE, _WIDE), block(2 * _WIDE, _WIDE), block(_WIDE + _WIDTH, _WIDTH)])
-        self.norm = nnx.GroupNorm(_WIDTH, _GROUPS, dtype=dtype, rngs=rngs)
+        outer, inner, embedding = Widths.of(latent_shape[-1])
+        block = functools.partial(Block, embedding=embedding, dtype=dtype, rngs=rngs)
+        self.up = nnx.List([block(2 * inner, inner), block(2 * inner, inner), block(inner + outer, outer)])
+        self.norm = nnx.GroupNorm(outer, _GROUPS, dtype=dtype, rngs=rngs)
         zeros = nnx.initializers.zeros
-        self.outward = nnx.Conv(_WIDTH, latent_shape[-1], (3, 3), kernel_init=zeros, dtype=dtype, rngs=rngs)
+        self.outward = nnx.Conv(outer, latent_shape[-1], (3, 3), kernel_init=zeros, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"], time: Float[Array, " b"], control: Features | None = None
@@ -120,23 +148,24 @@ class UNet(nnx.Module):
 
 
 class ControlNet(nnx.Module):
-    """What a condition adds to a U-Net's features: an inward half of its own, closed off by convolutions of zeros."""
+    """What a demand adds to a U-Net's features: an inward half of its own, closed off by convolutions of zeros."""
 
-    def __init__(
-        self, latent_shape: Sequence[int], condition_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs
-    ):
-        zero_conv = functools.partial(
-            nnx.Conv, kernel_size=(1, 1), kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs
-        )
+    def __init__(self, latent_shape: Sequence[int], demand: DemandShape, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+        outer, inner, embedding = Widths.of(latent_shape[-1])
+        zeros = nnx.initializers.zeros
+        zero_conv = functools.partial(nnx.Conv, kernel_size=(1, 1), kernel_init=zeros, dtype=dtype, rngs=rngs)
         self.encoder = Encoder(latent_shape, dtype=dtype, rngs=rngs)
-        self.condition = zero_conv(condition_channels, _WIDTH)
-        self.skips = nnx.List([zero_conv(channels, channels) for channels in (_WIDTH, _WIDE, _WIDE)])
-        self.middle = zero_conv(_WIDE, _WIDE)
+        if demand.channels:
+            self.condition = zero_conv(demand.channels, outer)
+        if demand.contents:
+            self.contents = nnx.Linear(demand.contents, embedding, kernel_init=zeros, dtype=dtype, rngs=rngs)
+        self.skips = nnx.List([zero_conv(channels, channels) for channels in (outer, inner, inner)])
+        self.middle = zero_conv(inner, inner)
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], time: Float[Array, " b"], condition: Float[Array, "b h w k"]
-    ) -> Features:
-        features = self.encoder(x, self.encoder.embed(time), self.condition(condition))
+    def __call__(self, x: Float[Array, "b h w c"], time: Float[Array, " b"], demand: Demand) -> Features:
+        hint = None if demand.cells is None else self.condition(demand.cells)
+        contents = 0.0 if demand.contents is None else self.contents(demand.contents)
+        features = self.encoder(x, self.encoder.embed(time, contents), hint)
         skips = tuple(conv(skip) for conv, skip in zip(self.skips, features.skips, strict=True))
         return Features(skips, self.middle(features.middle))
 
@@ -157,12 +186,12 @@ def _unet_graph(latent_shape: Shape, dtype: str) -> nnx.GraphDef[UNet]:
 
 @functools.cache
 def _controlnet_structure(
-    latent_shape: Shape, condition_channels: int, dtype: str
+    latent_shape: Shape, demand: DemandShape, dtype: str
 ) -> tuple[nnx.GraphDef[ControlNet], nnx.State]:
     """Returns what the modules are, and the shapes of their parameters."""
 
     def create() -> ControlNet:
-        return ControlNet(latent_shape, condition_channels, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+        return ControlNet(latent_shape, demand, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
 
     return nnx.split(nnx.eval_shape(create))
 
@@ -172,9 +201,9 @@ def init_unet(latent_shape: Sequence[int], key: Array) -> Params:
     return nnx.to_pure_dict(nnx.state(UNet(latent_shape, rngs=nnx.Rngs(params=key)), nnx.Param))
 
 
-def init_controlnet(unet: Params, latent_shape: Shape, condition_channels: int) -> Params:
+def init_controlnet(unet: Params, latent_shape: Shape, demand: DemandShape) -> Params:
     """Returns a ControlNet's first parameters: the U-Net's inward half, and zeros, so that it adds nothing."""
-    abstract = nnx.to_pure_dict(_controlnet_structure(latent_shape, condition_channels, "float32")[1])
+    abstract = nnx.to_pure_dict(_controlnet_structure(latent_shape, demand, "float32")[1])
     copied = jax.tree.map(jnp.copy, unet["encoder"])
     zeros = {name: part for name, part in abstract.items() if name != "encoder"}
     return {"encoder": copied, **jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zeros)}
@@ -193,25 +222,13 @@ def controlled_velocity(
     controlnet: Params,
     latents: Float[Array, "b h w c"],
     times: Float[Array, " b"],
-    condition: Float[Array, "b h w k"],
+    demand: Demand,
     *,
     dtype: str = "float32",
 ) -> Float[Array, "b h w c"]:
     """Returns `velocity` with the ControlNet's features added to the U-Net's skip connections and middle."""
     _, height, width, channels = latents.shape
     shape = height, width, channels
-    steer = nnx.merge(_controlnet_structure(shape, condition.shape[-1], dtype)[0], nnx.State(controlnet))
-    return nnx.merge(_unet_graph(shape, dtype), nnx.State(unet))(latents, times, steer(latents, times, condition))
-
-
-def flow_matching_loss(predict: Velocity, latents: Float[Array, "b h w c"], key: Array) -> Float[Array, ""]:
-    """Returns the mean squared error of the velocity, noise minus latents, at a random time of each straight path.
-
-    Times follow the logit-normal distribution of Esser et al. 2024 (arXiv:2403.03206): mostly in the middle, where it
-    is hard.
-    """
-    key_time, key_noise = jax.random.split(key)
-    time = jax.nn.sigmoid(jax.random.normal(key_time, latents.shape[:1]))
-    noise = jax.random.normal(key_noise, latents.shape)
-    at = time[:, None, None, None]
-    return jnp.square(predict((1 - at) * latents + at * noise, time) - (noise - latents)).mean()
+    numbers = (0 if each is None else each.shape[-1] for each in demand)
+    steer = nnx.merge(_controlnet_structure(shape, DemandShape(*numbers), dtype)[0], nnx.State(controlnet))
+    return nnx.merge(_unet_graph(shape, dtype), nnx.State(unet))(latents, times, steer(latents, times, demand))
