@@ -285,6 +285,24 @@ assert not {"tensorflow", "clu"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+def test_a_phase_of_one_run_and_its_latent_is_measured(monkeypatch, compile_fast):
+    monkeypatch.setattr(phase, "DOWNSAMPLING_STEPS", {"R1": 3})
+    monkeypatch.setattr(phase, "latent_shapes", lambda *given: {"R1": (4, 4, 4)})
+    config = get_config("R1,quick")
+    for option in TINY_BENCHMARK[1:-1]:
+        key, value = option.removeprefix("--config.").split("=")
+        config.update_from_flattened_dict({key: int(value)})
+    found = phase.measure(config, 2)
+    (run,) = found.autoencoders
+    assert (run.run, run.downsampling_steps, run.latent_shape, run.parameters) == ("R1", 3, (4, 4, 4), 195_315)
+    (diffusion,) = found.diffusion
+    assert (diffusion.names, diffusion.latent_shape) == (("R1",), (4, 4, 4))
+    assert diffusion.unet.seconds_ratio_to_r1 == Spread(1, 1, 1)
+    assert run.train_flops_per_image
+    assert diffusion.controlnet.flops_per_image
+
+
+@pytest.mark.slow
 def test_the_phase_is_measured_written_and_printed(tmp_path):
     flags = " ".join(f"--{name}={value}" for name, value in FAST.items()).lower()
     result = run("--phase", *TINY_BENCHMARK, "--out", tmp_path / "new" / "out", "--json", XLA_FLAGS=flags)
