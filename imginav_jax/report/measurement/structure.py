@@ -93,31 +93,36 @@ def count_layout(
 
 def small_objects(classes: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The pixels of the furniture components that `small_object_recall` looks for."""
-    objects = _label_objects(classes)
+    objects = label_objects(classes)
     return _is_small(np.bincount(objects.ravel()))[objects]
 
 
 def _describe(classes: UInt8[np.ndarray, "h w"]) -> Shapes:
     wall = classes == WALL
-    objects = _label_objects(classes)
+    objects = label_objects(classes)
     return Shapes(
         classes=classes,
         boundary=_boundary(classes),
         bands=np.stack([_band(classes, distance) for distance in DISTANCES]),
         wall_skeleton=morphology.skeletonize(wall),
-        wall_components=_label(wall, 2).max(),
-        wall_holes=_label(~np.pad(wall, 1), 1).max() - 1,  # the padding joins all that touches the outside
+        wall_components=label(wall, 2).max(),
+        wall_holes=count_closed_spaces(wall),
         objects=objects,
         object_areas=np.bincount(objects.ravel()),
     )
 
 
-def _label_objects(classes: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+def count_closed_spaces(wall: Bool[np.ndarray, "h w"]) -> int:
+    """The number of 4-connected components of what is not wall that do not touch the outside."""
+    return int(label(~np.pad(wall, 1), 1).max()) - 1  # the padding joins all that touches the outside
+
+
+def label_objects(classes: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
     """Numbers the 8-connected components of furniture of one class from 1; 0 elsewhere."""
-    return _label(np.where(IS_FURNITURE[classes], classes + 1, 0), 2)
+    return label(np.where(IS_FURNITURE[classes], classes + 1, 0), 2)
 
 
-def _label(values: Shaped[np.ndarray, "h w"], connectivity: int) -> Int[np.ndarray, "h w"]:
+def label(values: Shaped[np.ndarray, "h w"], connectivity: int) -> Int[np.ndarray, "h w"]:
     """Numbers the components of equal values other than 0; of 4-connected pixels (1) or 8-connected ones (2)."""
     return np.asarray(measure.label(values, background=0, connectivity=connectivity))
 
@@ -232,7 +237,7 @@ def _mean_where_defined(values: Float[np.ndarray, "*batch classes"]) -> Float[np
     return divide(np.where(is_defined, values, 0).sum(-1), is_defined.sum(-1))
 
 
-def _f_measure(
+def f_measure(
     precision: Float[np.ndarray, "*shape"], recall: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
     """The harmonic mean; 0 where only one of the two is undefined, for there is nothing to match."""
@@ -269,7 +274,7 @@ def _class_boundary_share(counts: Counts, side: str, tolerance: int) -> Float[np
 
 def _class_boundary_f(counts: Counts, tolerance: int) -> Float[np.ndarray, "*batch classes"]:
     precision = _class_boundary_share(counts, "predicted", tolerance)
-    return _f_measure(precision, _class_boundary_share(counts, "true", tolerance))
+    return f_measure(precision, _class_boundary_share(counts, "true", tolerance))
 
 
 def boundary_precision(counts: Counts, tolerance: int) -> Float[np.ndarray, "*batch"]:
@@ -332,7 +337,7 @@ def wall_cldice(counts: Counts) -> Float[np.ndarray, "*batch"]:
 
     Shit et al. 2021, CVPR, arXiv:2003.07311; skeletons by thinning (Zhang and Suen 1984).
     """
-    return _f_measure(wall_skeleton_precision(counts), wall_skeleton_recall(counts))
+    return f_measure(wall_skeleton_precision(counts), wall_skeleton_recall(counts))
 
 
 def small_object_recall(counts: Counts) -> Float[np.ndarray, "*batch"]:

@@ -116,10 +116,11 @@ class Control:
     held_out: tuple[int, ...]
     latents: tuple[MeasuredLatent, ...]
 
-    @property
-    def file_name(self) -> str:
-        kind = re.sub(r"[^a-z0-9]+", "-", self.device_kind.lower()).strip("-")
-        return f"control_{kind}_{self.precision}.json"
+
+def file_name(device_kind: str, precision: str) -> str:
+    """Returns the name of the JSON file of what one device has measured."""
+    kind = re.sub(r"[^a-z0-9]+", "-", device_kind.lower()).strip("-")
+    return f"control_{kind}_{precision}.json"
 
 
 def save(path: Path, control: Control) -> None:
