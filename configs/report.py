@@ -8,8 +8,8 @@ The rule, applied to the runs of one arm (R1, R2, R3, or V1, V2, V3):
 1. The finest latent (64x64 at 512x512) is preferred: a ControlNet places what it draws by the latent's cells.
 2. The latent of half its resolution (32x32) may take its place if the weighted mean of the detail metrics falls by no
    more than `margin`; a coarser one (16x16) only if no single detail metric falls by more than that.
-3. Of those that may, the cheapest one wins: by a training step of a diffusion model with ControlNet where a benchmark
-   has measured it, else by the number of the latent's cells.
+3. Of those that may, the cheapest one wins: by the training time to a given control where that was measured, else by a
+   training step of a diffusion model with ControlNet where a benchmark has measured it, else by the number of cells.
 4. A fall counts as within the margin, or as beyond it, if its whole confidence interval is.  The outcome is "undecided"
    where an interval holds the margin and the answer hangs on it, where no metric tells the runs apart, and where a run
    is missing or has not finished.
@@ -48,7 +48,8 @@ def get_config() -> Any:
     config.decision.weights.wall_recall = 1.0
     config.decision.weights.wall_cldice = 1.0
     config.decision.weights.small_object_recall = 1.0
-    config.decision.weights.probe_mean_iou = 1.0
+    config.decision.weights.probe_mean_iou = 1.0  # of the linear probe, where control was not measured
+    config.decision.weights.control = 1.0  # where it was measured on every run of an arm: imginav_jax.control
 
     config.bootstrap = config_dict.ConfigDict()
     config.bootstrap.samples = 2000

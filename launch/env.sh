@@ -26,13 +26,16 @@
 #                                                         phase1_2_R2 (bsub -J) trains R2 whatever stands here
 #   IMGINAV_MULTINODE_EXPERIMENT                          default: R3
 #   IMGINAV_REPORT_ARGUMENTS                              more options: --write-next-config configs/phase1_3.py
+#   IMGINAV_CONTROL                                       1: launch/phase1_2.sh measures control before the report
+#   IMGINAV_CONTROL_ARGUMENTS                             more options: --seeds 3
 #
-# For launch/phase1_2.sh, which gives them to bsub; a #BSUB line cannot hold a variable.  X is V100, L40S or REPORT:
+# For launch/phase1_2.sh, which gives them to bsub; a #BSUB line cannot hold a variable.  X is V100, L40S, CONTROL or
+# REPORT:
 #
 #   IMGINAV_X_QUEUE, IMGINAV_X_WALL_TIME  instead of the script's own -q and -W
 #   IMGINAV_X_OPTIONS                     more options, quoted as in a shell; each replaces all of the script's own of
 #                                         its letter: -gpu num=2 -R 'select[gpu32gb] span[hosts=1] rusage[mem=8GB]'
-#                                         not -J, -I and -K, nor -w for the report
+#                                         not -J, -I and -K, nor -w for control and report
 #
 # Not to be set by a person: IMGINAV_CARD, the card that was found (imginav_jax/cards.py), and IMGINAV_COORDINATOR,
 # IMGINAV_PROCESSES and IMGINAV_PROCESS, by which the processes of one run find each other (launch/multinode.sh).

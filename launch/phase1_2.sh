@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Submits R1, R2 and R3, and the report that waits for their ends:  bash launch/phase1_2.sh [--dry-run]
+# With IMGINAV_CONTROL=1 a measurement of control (launch/control.sh) comes between them.
 # Settings: launch/env.sh.  The jobs' output: logs/ in IMGINAV_WORK, made here: LSF loses it where a folder is missing.
 # All is checked before the first job is submitted (imginav_jax/preflight).
 
@@ -17,7 +18,7 @@ done
 . "$project/launch/env.sh"
 
 # Sets the array `command` to the bsub command of one script.
-compose() { # V100, L40S or REPORT, job name, more options
+compose() { # V100, L40S, CONTROL or REPORT, job name, more options
   local queue=IMGINAV_$1_QUEUE wall_time=IMGINAV_$1_WALL_TIME more=IMGINAV_$1_OPTIONS name=$2
   shift 2
   split_words "${!more:-}" "$more"
@@ -92,6 +93,11 @@ cd "$project" # where the jobs look for it
 
 submit_runs V100 v100.sh "${v100[@]}"
 submit_runs L40S l40s.sh "${l40s[@]}"
+if [ "${IMGINAV_CONTROL:-0}" = 1 ]; then
+  compose CONTROL phase1_2_control -w "$condition"
+  submit control.sh CONTROL_JOB
+  condition+=" && ended($job)"
+fi
 compose REPORT phase1_2_report -w "$condition"
 submit report.sh REPORT_JOB
 [ -z "$refused" ] # a dry run has shown what was refused

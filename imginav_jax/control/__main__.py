@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from imginav_jax.control.settings import CONDITIONS, QUICK, Settings
+from imginav_jax.control.settings import CONDITIONS, PARTS, QUICK, Settings
 from imginav_jax.system.command_line import Parser, one_line_errors, positive
 from imginav_jax.system.errors import OptionError
 from imginav_jax.system.files import expand_user
@@ -23,7 +23,7 @@ _NUMBERS = {
     "controlnet_steps": "likewise",
     "batch_size": "layouts a step, over all devices",
     "seeds": "trainings a latent",
-    "held_out": "layouts of the validation split that demand something, at most",
+    "held_out": "layouts of the validation split that are drawn, at most",
 }
 _PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -34,7 +34,9 @@ def main() -> None:
         "Train a small diffusion model and ControlNet on every run's latents, and judge what they draw.",
         "outputs/phase1_2_spatial_resolution --quick",
     )
-    parser.add_argument("paths", type=Path, nargs="+", metavar="DIR", help="a phase folder, or workdirs")
+    parser.add_argument("paths", type=Path, nargs="*", metavar="DIR", help="a phase folder, or workdirs")
+    parser.add_argument("--plan", action="store_true", help="show what the real experiment's runs would take, and "
+                        "train nothing")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="JSON", help="default: control_{device}_{precision}.json in the "
                         "phase folder")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="minutes on two cores, for runs of 128x128 pixels")
@@ -43,6 +45,8 @@ def main() -> None:
         usual = f"default: {getattr(Settings, name)}, quick {getattr(QUICK, name)}"
         parser.add_argument(f"--{name.replace('_', '-')}", type=positive, metavar="N", help=f"{what}; {usual}")
     parser.add_argument("--shift", type=float, help="of the noise times, 1 for none; default: by the latent's size")
+    parser.add_argument("--only", choices=PARTS, help="what the diffusion model draws, or how much noise the latents "
+                        "bear, for which nothing is trained")  # fmt: skip
     parser.add_argument("--precision", choices=_PRECISIONS, help="default: the card's; float32 on CPUs")
     arguments = parser.parse_args()
     log_to_stdout()
@@ -59,8 +63,13 @@ def _measure(arguments: argparse.Namespace) -> None:
     given = {key: value for key, value in vars(arguments).items() if value is not None}
     changed = {field.name: given[field.name] for field in dataclasses.fields(Settings) if field.name in given}
     settings = dataclasses.replace(QUICK if arguments.quick else Settings(), **changed)
+    if arguments.plan:
+        command.show_plan(settings)
+        return
+    if not arguments.paths:
+        raise OptionError("a phase folder or workdirs are missing")
     out = arguments.out and expand_user(arguments.out)
-    command.run([expand_user(path) for path in arguments.paths], out, settings, _STOP)
+    command.run([expand_user(path) for path in arguments.paths], out, settings, arguments.only, _STOP)
 
 
 if __name__ == "__main__":

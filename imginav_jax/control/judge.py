@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from imginav_jax.control.latents import Latents
-from imginav_jax.report.measurement import demand, fidelity
+from imginav_jax.report.measurement import demand, fidelity, realism
 from imginav_jax.runs.results.control_file import Counts
 
 _SNAP = jax.jit(fidelity.snap)
@@ -61,6 +61,10 @@ class Judge:
         counts = _stack(rows)
         counts["palette_fidelity"], counts["pictures"] = drawing.palette_share, np.ones(len(rows))
         return counts
+
+    def features(self, drawing: Drawing) -> Float[np.ndarray, "n features"]:
+        """Returns the statistics of a drawing, by which its realism is judged."""
+        return np.stack(list(self.pool.map(realism.features, drawing.classes, chunksize=4)))
 
 
 def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

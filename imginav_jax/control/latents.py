@@ -49,6 +49,11 @@ class Latents:
         own = baselines.shuffle(np.asarray(latents, np.float64) * self.scale + self.mean, self.factor)
         return self._require_images(self.autoencoder.decode_heads(own.astype(np.float32)))
 
+    def encode(self, images: UInt8[np.ndarray, "b height width 3"]) -> Float[np.ndarray, "b h w c"]:
+        """Returns the normalised latents of pictures."""
+        own = self.autoencoder.encode(images).astype(np.float64)
+        return (baselines.unshuffle(own, self.factor) - self.mean) / self.scale
+
     def reconstruct(self, images: UInt8[np.ndarray, "b height width 3"]) -> UInt8[np.ndarray, "b height width 3"]:
         """Returns what the autoencoder itself makes of pictures; UserError without an RGB head."""
         return self._require_images(self.autoencoder.reconstruct(images))

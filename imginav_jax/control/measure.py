@@ -10,9 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
-from imginav_jax.control import demands
+from imginav_jax.control import demands, noise
 from imginav_jax.control.demands import Demands
+from imginav_jax.control.equal_compute import equal_flops_steps
 from imginav_jax.control.judge import Drawing, Judge, other_scene, snap
 from imginav_jax.control.latents import Latents, open_latents
 from imginav_jax.control.settings import Settings
@@ -23,10 +25,11 @@ from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.models.diffusion import flow_matching
 from imginav_jax.models.diffusion.steps import Recipe
 from imginav_jax.report.measurement import measure as report_measure
+from imginav_jax.report.measurement import realism
 from imginav_jax.runs.phase_folder import ComparedRun, PhaseRuns
 from imginav_jax.runs.results.control_file import Control, MeasuredLatent, Trial
+from imginav_jax.runs.results.noise_file import Noise, NoisyLatent
 from imginav_jax.system.errors import UserError
-from imginav_jax.system.process import workers
 from imginav_jax.system.progress import logger
 from imginav_jax.system.signals import Stop
 
@@ -34,16 +37,18 @@ MIN_SCENES = 10  # held out, for an interval
 _GRID_FACTOR = 4  # the U-Net halves a latent twice
 _SHOWN = 6  # layouts in pictures
 _DRAWINGS = 2  # of each
+_FOR_FEATURES = 512  # training layouts, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Layouts of the validation split that demand something."""
+    """Layouts of the validation split whose demands are drawn."""
 
     indices: list[int]
     scenes: list[str]
     images: np.ndarray
     demands: Demands
+    features: Float[np.ndarray, "n features"]
 
 
 class Measurement:
@@ -58,29 +63,47 @@ class Measurement:
         self.settings, self._folder, self._stop, self._pool = settings, folder, stop, pool
         trained = found.runs[0].trained
         directory = trained.find_data()
-        self.image_size, self._data_key = trained.image_size, trained.data["key"]
-        training, validation = (LayoutSource(directory, split) for split in (TRAIN, VALIDATION))
+        self.image_size, self.data_key = trained.image_size, trained.data["key"]
+        self._training, validation = (LayoutSource(directory, split) for split in (TRAIN, VALIDATION))
         self.mesh = Mesh(np.array(jax.devices()), ("data",))
         if settings.batch_size % self.mesh.size:
             raise UserError(f"--batch-size is {settings.batch_size}, expected a multiple of {self.mesh.size} devices")
+        self.scenes = validation.scene_ids()
         self.held_out = self._hold_out(validation)
-        logger.info("%-12s of %d training layouts", "Demands", len(training))
-        self._demands = demands.read(training, range(len(training)), pool, keep_classes=False)
-        self.latents = [self._open(group.label, run) for group in found.groups for run in group.runs]
-        self.latents += self._coarser()
-        self.programs = {each.label: self._make_programs(each) for each in self.latents}
+        self.of_runs = [self._open(group.label, run) for group in found.groups for run in group.runs]
+
+    @functools.cached_property
+    def latents(self) -> list[Latents]:
+        """Of every run, and the finest one's in the next grid."""
+        return [*self.of_runs, *self._coarser()]
+
+    @functools.cached_property
+    def programs(self) -> dict[str, Programs]:
+        """By label."""
+        return {each.label: self._make_programs(each) for each in self.latents}
+
+    @functools.cached_property
+    def _demands(self) -> Demands:
+        logger.info("%-12s of %d training layouts", "Demands", len(self._training))
+        return demands.read(self._training, range(len(self._training)), self._pool, keep_classes=False)
+
+    @functools.cached_property
+    def training_features(self) -> Float[np.ndarray, "n features"]:
+        """Of some training layouts."""
+        some = spread_indices(len(self._training), _FOR_FEATURES)
+        return demands.read_features(self._training, some, self._pool)
 
     def _hold_out(self, validation: LayoutSource) -> HeldOut:
         indices = list(spread_indices(len(validation), self.settings.held_out))
         indices = indices[: len(indices) // self.mesh.size * self.mesh.size]
-        scenes = validation.scene_ids()
-        scenes = [scenes[index] for index in indices]
+        scenes = [self.scenes[index] for index in indices]
         if len(set(scenes)) < MIN_SCENES:
             raise UserError(
                 f"the validation split has {len(set(scenes))} scenes, expected {MIN_SCENES} for an interval"
             )
         found = demands.read(validation, indices, self._pool, keep_classes=True)
-        return HeldOut(indices, scenes, validation.images(indices), found)
+        features = demands.read_features(validation, indices, self._pool)
+        return HeldOut(indices, scenes, validation.images(indices), found, features)
 
     def _open(self, label: str, run: ComparedRun) -> Latents:
         height, width, _ = run.latent_shape
@@ -92,10 +115,13 @@ class Measurement:
         return open_latents(label, run)
 
     def _coarser(self) -> list[Latents]:
-        """The finest latent in the grid of the next coarser one: it separates the grid from the information."""
-        finest = self.latents[0]
-        rows = sorted({each.shape[0] for each in self.latents if each.shape[0] < finest.shape[0]})
-        return [finest.unshuffled(finest.shape[0] // rows[-1])] if rows else []
+        """The finest latents in the next coarser grid that there is: they separate the grid from the information."""
+        side = max(each.shape[0] for each in self.of_runs)
+        coarser = [each.shape[0] for each in self.of_runs if each.shape[0] < side]
+        if not coarser:
+            return []
+        finest = {each.label: each for each in reversed(self.of_runs) if each.shape[0] == side}  # of one seed
+        return [each.unshuffled(side // max(coarser)) for each in reversed(finest.values())]
 
     def _make_programs(self, latents: Latents) -> Programs:
         settings = self.settings
@@ -119,15 +145,13 @@ class Measurement:
 
     def equal_flops_steps(self, label: str) -> tuple[int, int]:
         """Steps of the U-Net and of the ControlNet that take as many FLOPs as the costliest latent's."""
-        most = [max(each[place] for each in self.flops.values()) for place in (0, 1)]
-        given = self.settings.unet_steps, self.settings.controlnet_steps
-        of_unet, of_controlnet = (int(n * m // f) for n, m, f in zip(given, most, self.flops[label], strict=True))
-        return of_unet, of_controlnet
+        return equal_flops_steps(self.flops, label, (self.settings.unet_steps, self.settings.controlnet_steps))
 
     def measure(self, latents: Latents) -> MeasuredLatent:
         """Trains on one latent, with every seed, and returns what was drawn."""
         judge = Judge(latents, self._demanded, self._pool)
-        ceiling = judge.count(snap(latents.reconstruct(self.held_out.images)))
+        best = snap(latents.reconstruct(self.held_out.images))
+        ceiling, features = judge.count(best), judge.features(best)
         trials, pictures = [], None
         for seed in range(self.settings.seeds):
             trial, drawn = self._try(latents, judge, seed)
@@ -137,7 +161,7 @@ class Measurement:
         programs, (of_unet, of_controlnet) = self.programs[latents.label], self.flops[latents.label]
         return MeasuredLatent(
             latents.label, latents.run, latents.name, latents.autoencoder.digest, latents.shape, programs.recipe.shift,
-            of_unet, of_controlnet, ceiling, tuple(trials), pictures,
+            of_unet, of_controlnet, ceiling, features, tuple(trials), pictures,
         )  # fmt: skip
 
     @property
@@ -163,7 +187,12 @@ class Measurement:
         shuffled = judge.count(drawings[0], other_scene(self.held_out.scenes))
         shown = list(spread_indices(len(self._demanded), _SHOWN))
         pictures = np.stack([self._demanded[shown], *(each.classes[shown] for each in drawings)], 1)
-        return Trial(seed, curve, other, shuffled, {}), pictures
+        copied = self.is_copied(realism.shrink(drawings[0].classes))
+        return Trial(seed, curve, other, shuffled, judge.features(drawings[0]), copied), pictures
+
+    def is_copied(self, small: np.ndarray) -> Float[np.ndarray, " n"]:
+        """Returns 1 for each picture, of which some pixels are given, that is nearly one of the training layouts."""
+        return realism.is_copied(small, self._demands.small).astype(np.float64)
 
     def _draw(self, trainer: Trainer, latents: Latents, unet: Stage, controlnet: Stage) -> list[Drawing]:
         """The drawings of all held-out demands, from the noise that they were judged by and from other noise."""
@@ -186,7 +215,7 @@ class Measurement:
     def _make_trainer(self, latents: Latents, judge: Judge, seed: int) -> Trainer:
         programs = self.programs[latents.label]
         decisive = [
-            latents.autoencoder.digest, latents.factor, self._data_key, self.held_out.indices, seed,
+            latents.autoencoder.digest, latents.factor, self.data_key, self.held_out.indices, seed,
             programs.recipe, programs.demand, self.settings.batch_size, self.settings.sampling_steps,
             self.settings.num_points, jax.devices()[0].device_kind, jax.__version__,
             report_measure.digest_program(), _digest_control(),
@@ -202,23 +231,15 @@ def _digest_control() -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))]
 
 
-def measure(found: PhaseRuns, settings: Settings, folder: Path, stop: Stop) -> Control:
-    """Measures control on every run and returns what was drawn.
-
-    Args:
-      found: comparable runs.
-      folder: in which trainings are kept until all is measured; the same call goes on from there.
-      stop: notices signals.
+def measure(measurement: Measurement, stop: Stop) -> Control:
+    """Trains on every latent and returns what was drawn; the same call goes on where it was cut off.
 
     Raises:
-      UserError: one cannot be measured.
       Interrupted: a signal has come, and what had been done is saved.
     """
-    with workers.open_pool() as pool:
-        measurement = Measurement(found, settings, folder, stop, pool)
-        stop.defer()
-        measured = tuple(measurement.measure(latents) for latents in measurement.latents)
-    device = jax.devices()[0]
+    stop.defer()
+    measured = tuple(measurement.measure(latents) for latents in measurement.latents)
+    settings, held_out, device = measurement.settings, measurement.held_out, jax.devices()[0]
     return Control(
         device_kind=device.device_kind,
         platform=device.platform,
@@ -226,12 +247,31 @@ def measure(found: PhaseRuns, settings: Settings, folder: Path, stop: Stop) -> C
         jax_version=jax.__version__,
         precision=settings.precision,
         image_size=measurement.image_size,
-        data_key=found.runs[0].trained.data["key"],
+        data_key=measurement.data_key,
         condition=settings.condition,
         batch_size=settings.batch_size,
         unet_steps=settings.unet_steps,
         controlnet_steps=settings.controlnet_steps,
         sampling_steps=settings.sampling_steps,
-        held_out=tuple(measurement.held_out.indices),
+        held_out=tuple(held_out.indices),
+        features=held_out.features,
+        training_features=measurement.training_features,
+        copied=measurement.is_copied(held_out.demands.small),
         latents=measured,
     )
+
+
+def measure_noise(measurement: Measurement, folder: Path) -> Noise:
+    """Returns what is left of held-out layouts with noise in every run's latents; `folder` keeps what was measured."""
+    measured = [
+        NoisyLatent(
+            latents.label,
+            latents.name,
+            latents.autoencoder.digest,
+            latents.shape,
+            noise.measure(latents, measurement.held_out.images, measurement.data_key, folder),
+        )
+        for latents in measurement.of_runs
+    ]
+    held_out = tuple(measurement.held_out.indices)
+    return Noise(measurement.data_key, measurement.image_size, held_out, tuple(measured))

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Literal
 
 Condition = Literal["walls", "contents", "both"]
+Part = Literal["drawing", "noise"]
+PARTS: tuple[Part, ...] = ("drawing", "noise")
 CONDITIONS: tuple[Condition, ...] = ("walls", "contents", "both")
 
 
@@ -17,7 +19,7 @@ class Settings:
       batch_size: layouts a step, over all devices.
       num_points: of a curve, after its first one at step 0.
       sampling_steps: of Heun's method.
-      held_out: layouts of the validation split that demand something, at most.
+      held_out: layouts of the validation split that are drawn, at most.
       seeds: trainings a latent.
       shift: of the noise times; None: by the number of the latent's values.
       precision: of convolutions and attention; empty: the device's usual one.
@@ -40,4 +42,4 @@ class Settings:
         return max(10, self.controlnet_steps // 20)
 
 
-QUICK = Settings(unet_steps=400, controlnet_steps=400, batch_size=16, sampling_steps=8, held_out=64)
+QUICK = Settings(unet_steps=300, controlnet_steps=300, batch_size=16, sampling_steps=8, held_out=64)

@@ -94,6 +94,19 @@ class Programs:
 
     def flops(self, count: int) -> tuple[float, float]:
         """Returns those of a training step of the U-Net and of the ControlNet, with data of `count` layouts."""
+        programs = self._abstract_steps(count)
+        of_unet, of_controlnet = (float(count_flops(jax.make_jaxpr(step)(*given).jaxpr)) for step, given in programs)
+        return of_unet, of_controlnet
+
+    def traffic(self, count: int) -> tuple[float, float]:
+        """Returns the bytes that they read and write, as XLA counts for the first device; compiles them."""
+        compiled = [self._jit(step).lower(*given).compile() for step, given in self._abstract_steps(count)]
+        analyses: list[Any] = [each.cost_analysis() for each in compiled]
+        of_unet, of_controlnet = (float(each["bytes accessed"]) for each in analyses)
+        return of_unet, of_controlnet
+
+    def _abstract_steps(self, count: int) -> tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...]:
+        """Both training steps, and the shapes of what they take."""
         data = jax.eval_shape(lambda: _empty(count, self.shape, self.demand))
         key = jax.eval_shape(lambda: jax.random.key(0))
         frozen = jax.eval_shape(lambda: unet.init_unet(self.shape, jax.random.key(0)))
@@ -102,9 +115,7 @@ class Programs:
             jax.eval_shape(lambda given: steps.create_state(given, self.recipe), params)
             for params in (frozen, controlnet)
         )
-        programs = (self._unet_step, (first, data, key)), (self._controlnet_step, (second, frozen, data, key))
-        of_unet, of_controlnet = (float(count_flops(jax.make_jaxpr(step)(*given).jaxpr)) for step, given in programs)
-        return of_unet, of_controlnet
+        return (self._unet_step, (first, data, key)), (self._controlnet_step, (second, frozen, data, key))
 
     def _unet_step(self, state: State, data: Data, key: Array) -> tuple[State, Array]:
         latents, _ = self._take(data, key, state.step)

@@ -248,24 +248,24 @@ def abstract_params(config: AutoencoderConfig) -> Params:
 
 
 def init(config: AutoencoderConfig, key: Array) -> Params:
-    """Fresh float32 parameters with PyTorch's default distribution, as a nested dict of arrays."""
+    """Returns fresh float32 parameters with PyTorch's default distribution, as a nested dict of arrays."""
     count = parameter_count(abstract_params(config))
     numbers = jax.random.uniform(key, (count,), jnp.float32, -1, 1)
     return nnx.to_pure_dict(nnx.state(Autoencoder(config, _Uniform(numbers)), nnx.Param))
 
 
 def encode(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f c"]:
-    """Deterministic latents, float32, of images in [-1, 1]; height and width must divide by `config.compression`."""
+    """Returns float32 latents of images in [-1, 1], whose height and width must divide by `config.compression`."""
     return _merge(config, params).encoder(images)
 
 
 def decode(config: AutoencoderConfig, params: Params, latents: Float[Array, "b h w c"]) -> HeadOutputs:
-    """The heads' outputs at `config.compression` times the latents' height and width."""
+    """Returns the heads' outputs at `config.compression` times the latents' height and width."""
     return _merge(config, params).decoder(latents)
 
 
 def apply(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> HeadOutputs:
-    """`decode` of `encode`."""
+    """Returns `decode` of `encode`."""
     return decode(config, params, encode(config, params, images))
 
 

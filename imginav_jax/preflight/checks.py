@@ -19,7 +19,7 @@ from imginav_jax.system.files import expand_user, nearest, require_literal, try_
 if TYPE_CHECKING:
     from imginav_jax.runs.experiment import Experiment
 
-_JOBS = ("V100", "L40S", "REPORT")  # for which launch/phase1_2.sh takes a queue, a wall time and options
+_JOBS = ("V100", "L40S", "CONTROL", "REPORT")  # for which launch/phase1_2.sh takes a queue, a wall time and options
 _OF_A_PROCESS = ("IMGINAV_COORDINATOR", "IMGINAV_PROCESSES", "IMGINAV_PROCESS")  # set within a job of several nodes
 NAMES = (
     "IMGINAV_MANIFEST",
@@ -39,6 +39,8 @@ NAMES = (
     "IMGINAV_L40S_EXPERIMENTS",
     "IMGINAV_MULTINODE_EXPERIMENT",
     "IMGINAV_REPORT_ARGUMENTS",
+    "IMGINAV_CONTROL",
+    "IMGINAV_CONTROL_ARGUMENTS",
     *_OF_A_PROCESS,
     *(f"IMGINAV_{job}_{what}" for job in _JOBS for what in ("QUEUE", "WALL_TIME", "OPTIONS")),
 )
@@ -47,7 +49,7 @@ _REFUSED = {
     "-J(?!d)": "a job's name says which experiment it trains",
     "-[IK]": "bsub would wait for each job to end before it submits the next",
 }
-_REFUSED_FOR_REPORT = {"-w(?![at])": "the report waits for the runs"}
+_REFUSED_AFTER_RUNS = {"-w(?![at])": "the job waits for the runs"}
 _WARNING_MINUTES = 10  # -wt of the scripts that train
 _LAYOUTS_READ = 3  # of a manifest; the run itself reads all
 _MIB = 2**20
@@ -73,8 +75,9 @@ def check_settings(environment: Mapping[str, str] = os.environ) -> None:
     for name in _OF_A_PROCESS:
         if environment.get(name):
             raise UserError(f"{name} is set, but it belongs to one process of a job; unset it")
-    if environment.get("IMGINAV_SYNTHETIC", "") not in ("", "0", "1"):
-        raise UserError(f"IMGINAV_SYNTHETIC is {environment['IMGINAV_SYNTHETIC']!r}, expected 0 or 1")
+    for name in ("IMGINAV_SYNTHETIC", "IMGINAV_CONTROL"):
+        if environment.get(name, "") not in ("", "0", "1"):
+            raise UserError(f"{name} is {environment[name]!r}, expected 0 or 1")
     cards.settings(cards.Card("any", 0, "", 1, cards.UNKNOWN), environment)
     for job in _JOBS:
         options = _options(job, environment)
@@ -181,7 +184,7 @@ def _options(job: str, environment: Mapping[str, str]) -> list[str]:
 def _check_options(job: str, options: Sequence[str]) -> None:
     """Refuses what would submit another phase: another name, another condition, a command instead of the script."""
     name = f"IMGINAV_{job}_OPTIONS"
-    refused = _REFUSED | (_REFUSED_FOR_REPORT if job == "REPORT" else {})
+    refused = _REFUSED | (_REFUSED_AFTER_RUNS if job in ("CONTROL", "REPORT") else {})
     before = ""
     for word in options:
         if not word.startswith("-") and not before.startswith("-"):

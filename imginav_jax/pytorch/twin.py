@@ -163,7 +163,7 @@ def compute_loss(
     types: Tensor,
     weights: Sequence[float] = LOSS_WEIGHTS,
 ) -> Tensor:
-    """The experiment's loss; every pixel has a class."""
+    """Returns the experiment's loss; every pixel has a class."""
     terms = (
         nn.functional.mse_loss(outputs["rgb"], images),
         nn.functional.cross_entropy(outputs["segmentation"], classes),
@@ -176,14 +176,14 @@ def compute_loss(
 def make_optimizer(
     twin: Twin, learning_rate: float = 1e-4, weight_decay: float = 0.01, *, fused: bool = False
 ) -> torch.optim.AdamW:
-    """`fused`: one kernel for all parameters, the fastest form; the same result up to rounding."""
+    """Returns AdamW; `fused`: one kernel for all parameters, the fastest form; the same result up to rounding."""
     return torch.optim.AdamW(
         twin.parameters(), learning_rate, (0.9, 0.999), 1e-8, weight_decay, fused=True if fused else None
     )
 
 
 def to_torch(images: np.ndarray) -> Tensor:
-    """uint8 [batch, height, width, 3] to float32 [batch, 3, height, width] in [-1, 1], channels last in memory."""
+    """Turns uint8 [batch, height, width, 3] into float32 [batch, 3, height, width] in [-1, 1], channels last."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -1,7 +1,5 @@
 """Makes a report: finds the runs, measures, decides, and writes one folder."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +15,12 @@ from imginav_jax.report.decision.rule import Decision, decide
 from imginav_jax.report.measurement.measure import measure
 from imginav_jax.report.measurement.probe import Settings
 from imginav_jax.report.measurement.subjects import Model, ProbeData, make_subjects
-from imginav_jax.report.page import gallery, page, tables
+from imginav_jax.report.other_results import OtherResults, diffusion_costs
+from imginav_jax.report.page import control, gallery, page, tables
 from imginav_jax.runs import phase_folder
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.runs.incomplete import Expected
 from imginav_jax.runs.phase_folder import PhaseRuns
-from imginav_jax.runs.results import benchmark_file
-from imginav_jax.runs.results.benchmark_file import Benchmark
 from imginav_jax.runs.trained_run import TrainedRun
 from imginav_jax.system import versions
 from imginav_jax.system.errors import UserError
@@ -77,14 +74,17 @@ def _build(found: PhaseRuns, out: Path, config: RawConfig) -> Report:
     chosen = make_subjects(found.groups, models, probe_data, list(arms.values()), config.decision.output)
     measured = measure(chosen, validation, found.runs[0].trained.data["key"], out / _COMPUTED)
     results = make_results(chosen, measured, scenes, config.bootstrap)
-    benchmarks = _find_benchmarks(found)
-    costs, costs_on = _diffusion_costs(benchmarks, found.runs[0].trained.image_size)
-    make = Candidates(found, results, costs, config)
-    decisions, across = _decide(found, make, arms, config, len(set(scenes)))
+    others = OtherResults(found, scenes, config.bootstrap)
+    benchmarks, of_control = others.benchmarks(), others.control()
+    step_costs = diffusion_costs(benchmarks, found.runs[0].trained.image_size)
+    make = Candidates(found, results, step_costs, of_control, config)
+    decisions, costs, across = _decide(found, make, arms, config, len(set(scenes)))
     shown = [each for each in results if each.kind != "earlier"]
     earlier = [each for each in results if each.kind == "earlier"]
     counts = len(scenes), len(set(scenes))
-    report = Report(found, config, shown, earlier, decisions, across, benchmarks, costs_on, *counts)
+    report = Report(
+        found, config, shown, earlier, decisions, across, benchmarks, of_control, others.noise(), costs, *counts
+    )
     _write(report, models, validation, out)
     return report
 
@@ -97,19 +97,6 @@ def _open_data(trained: TrainedRun) -> tuple[LayoutSource, LayoutSource, list[st
         return LayoutSource(directory, TRAIN), validation, validation.scene_ids()
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise prepared_files.explain(directory, error) from None
-
-
-def _find_benchmarks(found: PhaseRuns) -> list[Benchmark]:
-    """Of every phase folder; a damaged file is a problem of the report, not its end."""
-    benchmarks = []
-    for folder in dict.fromkeys([found.phase_dir, *(run.phase_dir for run in found.runs)]):
-        for path in sorted(folder.glob("benchmark_*.json")):
-            try:
-                benchmarks.append(benchmark_file.load(path))
-            except UserError as error:
-                logger.warning("%s", error)
-                found.problems.append(str(error))
-    return benchmarks
 
 
 def _arms(found: PhaseRuns, config: RawConfig) -> dict[str, list[str]]:
@@ -131,15 +118,16 @@ def _arms(found: PhaseRuns, config: RawConfig) -> dict[str, list[str]]:
 
 def _decide(
     found: PhaseRuns, make: Candidates, arms: Mapping[str, Sequence[str]], config: RawConfig, num_scenes: int
-) -> tuple[dict[str, Decision], str]:
-    """Returns one decision an arm, and what they say together."""
-    decisions, candidates = {}, {}
+) -> tuple[dict[str, Decision], dict[str, str], str]:
+    """Returns one decision an arm, what breaks a tie in each, and what they say together."""
+    decisions, candidates, costs = {}, {}, {}
     for name, labels in arms.items():
-        candidates[name] = [each for label in labels if (each := make.candidate(label, labels)) is not None]
+        candidates[name], rule = make.of(labels)
+        costs[name] = rule.cost
         obstacle = _find_obstacle(found, labels, num_scenes, config.bootstrap.min_scenes)
         of_arm = {label: text for label, text in make.incomplete.items() if label in labels}
-        decisions[name] = decide(candidates[name], make.rule, labels, obstacle, of_arm)
-    return decisions, arm_comparison.compare(candidates, make.rule)
+        decisions[name] = decide(candidates[name], rule, labels, obstacle, of_arm)
+    return decisions, costs, arm_comparison.compare(candidates, make.rule)
 
 
 def _find_obstacle(found: PhaseRuns, labels: Sequence[str], num_scenes: int, min_scenes: int) -> str | None:
@@ -153,24 +141,10 @@ def _find_obstacle(found: PhaseRuns, labels: Sequence[str], num_scenes: int, min
     return None
 
 
-def _diffusion_costs(benchmarks: Sequence[Benchmark], image_size: int) -> tuple[Mapping[tuple[int, ...], float], str]:
-    """Seconds of a ControlNet's training step by latent shape, on the first card measured at the runs' image size."""
-    for benchmark in benchmarks:
-        if benchmark.image_size == image_size:
-            seconds = {
-                each.latent_shape: each.controlnet.timing.seconds_per_batch.median for each in benchmark.diffusion
-            }
-            return seconds, f"{benchmark.device_kind}, {benchmark.precision}"
-    return {}, ""
-
-
 def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSource, out: Path) -> None:
     """All is made before the first file is written."""
     rows = tables.make_rows([*report.results, *report.earlier], report.confidence, report.evidence["data"])
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
+    of_control = [row for each in report.control for row in control.make_rows(each.scores, report.confidence)]
     content = {
         "program": versions.stamp(),
         "layouts": report.num_layouts,
@@ -182,14 +156,19 @@ def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSourc
         "across_arms": report.across,
         "training_cost": tables.training_costs(report.found.runs),
         "metrics": rows,
+        "control": of_control,
     }
     logger.info("Drawing ...")
     pictures = gallery.draw(report, models, validation)
     files = {picture.file_name: picture.png for picture in pictures}
-    files["metrics.csv"] = text.getvalue().encode()
+    files["metrics.csv"] = tables.to_csv(rows)
+    if of_control:
+        files["control.csv"] = tables.to_csv(of_control)
     files["metrics.json"] = (json.dumps(tables.to_json(content), indent=1) + "\n").encode()
     files["index.html"] = page.render(report, pictures).encode()
     for stale in {path.name for path in out.glob("*.png")} - set(files):
         (out / stale).unlink()
+    if not of_control:
+        (out / "control.csv").unlink(missing_ok=True)
     for name, each in files.items():
         write_atomically(out / name, each)

@@ -9,13 +9,14 @@ from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import UserError, first_line
 
+CONTROL = "control"  # the detail metric that takes the place of the probe's where it was measured
 PROBE_PREFIX = "probe_"  # of a detail metric by which the probe's classes are judged
 _OUTPUTS = RGB, SEGMENTATION  # that a decision may be made by
 _Check = tuple[str, Any, bool, str]  # key, value, whether it can be, what is expected
 
 
 def load(path: Path) -> RawConfig:
-    """UserError where the file cannot be used, or a value is missing or cannot be."""
+    """Reads and returns the config; UserError where the file cannot be used, or a value is missing or cannot be."""
     try:
         config = runpy.run_path(str(path))["get_config"]()
     except OSError as error:
@@ -27,7 +28,7 @@ def load(path: Path) -> RawConfig:
 
 
 def check(config: RawConfig) -> None:
-    """UserError that names the key of a value that is missing or cannot be."""
+    """Raises UserError that names the key of a value that is missing or cannot be."""
     try:
         checks = [*_check_decision(config.decision), *_check_bootstrap(config.bootstrap), *_check_probe(config.probe)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -74,5 +75,7 @@ def _check_probe(probe: RawConfig) -> list[_Check]:
 
 
 def _is_share(name: str) -> bool:
+    if name == CONTROL:
+        return True
     metric = METRICS.get(name.removeprefix(PROBE_PREFIX))
     return metric is not None and not metric.unit and metric.is_better == "higher"

@@ -59,14 +59,14 @@ class Records:
         self.writer.write_scalars(step, {f"step/{name}": value for name, value in values.items()})
 
     def write_csv(self, rows: list[EpochRow]) -> None:
-        """These rows and no others, in both folders."""
+        """Writes these rows and no others, in both folders."""
         if not self.is_primary:
             return
         for folder in self.outputs.folders:
             metrics_csv.write_rows(self.outputs.metrics_csv(folder), rows)
 
     def write_epoch(self, rows: list[EpochRow]) -> None:
-        """All rows to the CSV files, the last one to TensorBoard too."""
+        """Writes all rows to the CSV files, the last one to TensorBoard too."""
         self.write_csv(rows)
         by_folder: dict[str, dict[str, float]] = {}
         for name, value in rows[-1].items():
@@ -78,7 +78,7 @@ class Records:
         self.writer.flush()
 
     def write_samples(self, step: int, moment: str, images: np.ndarray, made: Reconstruction) -> None:
-        """`moment` is epoch_005 or best; `images` are what `made` was made from."""
+        """Writes pictures; `moment` is epoch_005 or best; `images` are what `made` was made from."""
         if not self.is_primary:
             return
         title = [self.outputs.name, moment.replace("_", " ")]
@@ -135,7 +135,7 @@ def are_recorded(outputs: Outputs, rows: Sequence[EpochRow], summary: Mapping[st
 def make_row(
     epoch: int, step: int, train: TrainMetrics, evaluation: Evaluation, weights: LossWeights, costs: EpochCosts
 ) -> EpochRow:
-    """The original's columns first, every loss term multiplied by its weight; `train` holds the epoch's means."""
+    """Returns a row: the original's columns first, loss terms by their weights; `train` holds the epoch's means."""
     terms = weigh_losses(evaluation.losses, weights)
     return {
         "epoch": epoch,
@@ -181,7 +181,7 @@ def _layout_pictures(group: str, images: np.ndarray, made: Reconstruction) -> di
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots; numbers and flags as they are, everything else as text."""
+    """Joins nested keys by dots; numbers and flags as they are, everything else as text."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

@@ -129,7 +129,8 @@ def test_flops_by_hand_and_as_xla_counts_them():
     params = jax.eval_shape(lambda: unet.init_unet(SHAPE, jax.random.key(0)))
     state = jax.eval_shape(lambda params: steps.create_state(params, Recipe()), params)
     step = jax.jit(functools.partial(steps.unet_step, recipe=Recipe()))
-    traced = step.trace(state, jax.ShapeDtypeStruct((64, *SHAPE), np.float32))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    traced = step.trace(state, jax.ShapeDtypeStruct((64, *SHAPE), np.float32), key)
     analysis = traced.lower().cost_analysis()  # with what is not counted here, such as norms
     assert program.count_flops(traced.jaxpr.jaxpr) == pytest.approx(analysis["flops"], rel=0.05)
     assert program.count_flops(traced.jaxpr.jaxpr) < analysis["flops"]

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-JOBS = ["v100.sh", "l40s.sh", "report.sh", "benchmark.sh", "multinode.sh"]
+JOBS = ["v100.sh", "l40s.sh", "control.sh", "report.sh", "benchmark.sh", "multinode.sh"]
 TRAINING = ["v100.sh", "l40s.sh", "multinode.sh"]
 NOTHING = {"STAND_IN_ENV": "none"}
 
@@ -89,6 +89,14 @@ def test_a_job_without_a_card_is_refused_unless_the_cpu_is_asked_for(cluster, si
     assert cluster.codes(refused) == [1]
     assert "error: this job has no card that works; JAX_PLATFORMS=cpu runs it without" in cluster.outputs()
     assert "--config.precision=float32" in cluster.recorded(asked).arguments
+
+
+def test_control_is_measured_in_the_cards_precision(cluster, site):
+    control = cluster.submit("control.sh", **site, IMGINAV_CONTROL_ARGUMENTS="--seeds 3")
+    assert cluster.wait() == ["DONE"]
+    outputs = f"{cluster.project}/outputs/phase1_2_spatial_resolution"
+    expected = ["-m", "imginav_jax.control", "--precision", "bfloat16", outputs, "--seeds", "3"]
+    assert cluster.recorded(control).arguments == expected
 
 
 def test_the_report_and_the_benchmark(cluster, site):
@@ -245,7 +253,7 @@ def test_what_is_missing_is_said_in_one_line_before_python_starts(cluster, site,
     assert not cluster.state.exists(), "nothing is submitted"
 
 
-@pytest.mark.parametrize("name", ["report.sh", "benchmark.sh"])
+@pytest.mark.parametrize("name", ["control.sh", "report.sh", "benchmark.sh"])
 def test_these_need_the_environment_alone(cluster, site, name):
     result = cluster.bash(cluster.project / "launch" / name, IMGINAV_VENV="nowhere")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
@@ -336,6 +344,22 @@ def test_a_dry_run_shows_what_would_be_submitted(cluster, site):
     assert not logs.exists()
     result = cluster.bash(script, "--dryrun", **site)
     assert (result.returncode, result.stderr) == (1, "error: unknown argument --dryrun; the only option is --dry-run\n")
+
+
+def test_control_comes_between_the_runs_and_the_report(cluster, site):
+    more = {"IMGINAV_CONTROL": "1", "IMGINAV_CONTROL_QUEUE": "gpua100"}
+    result = cluster.bash(cluster.project / "launch" / "phase1_2.sh", "--dry-run", **site, **more)
+    assert result.returncode == 0, result.stderr
+    project, logs = cluster.project, cluster.project / "logs"
+    runs = "ended(R1_JOB) && ended(R2_JOB) && ended(R3_JOB)"
+    assert result.stdout.splitlines()[3:] == [
+        f"bsub -J phase1_2_control -o '{logs}/phase1_2_control_%J.out' -w '{runs}' -q gpua100 "
+        f"< '{project}/launch/control.sh'",
+        f"bsub -J phase1_2_report -o '{logs}/phase1_2_report_%J.out' -w '{runs} && ended(CONTROL_JOB)' "
+        f"< '{project}/launch/report.sh'",
+    ]
+    refused = cluster.bash(cluster.project / "launch" / "phase1_2.sh", "--dry-run", **site, IMGINAV_CONTROL="yes")
+    assert (refused.returncode, refused.stderr) == (1, "error: IMGINAV_CONTROL is 'yes', expected 0 or 1\n")
 
 
 def test_the_phase_is_submitted_with_a_report_that_waits(cluster, site):

@@ -6,6 +6,7 @@ is in this program's time; PyTorch has its batches ready, channels last and Adam
 
 import contextlib
 import time
+from pathlib import Path
 
 from imginav_jax.system.process import start
 
@@ -15,8 +16,6 @@ _HELD = contextlib.ExitStack()  # a run stays open while the process answers
 def serve_ours(settings, params, workdir, steps):
     """Trains a config's run from the weights of an imported checkpoint, whatever its shortcuts."""
     start.prepare()  # as the program's own commands do, before JAX is imported
-    from pathlib import Path
-
     import jax
 
     from configs.phase1_2 import get_config
@@ -65,7 +64,8 @@ def serve_torch(settings, checkpoint, directory, steps):
     model.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     model.to(memory_format=torch.channels_last)
     optimizer = twin.make_optimizer(model, config.optimizer.learning_rate, config.optimizer.weight_decay, fused=True)
-    training, validation = (LayoutSource(directory, split) for split in (preparation.TRAIN, preparation.VALIDATION))
+    splits = preparation.TRAIN, preparation.VALIDATION
+    training, validation = (LayoutSource(Path(directory), split) for split in splits)
     dataset = pipeline.train_dataset(training, config.batch_size, config.num_epochs, config.seed)
     taken = 0
 

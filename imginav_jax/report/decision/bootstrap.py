@@ -21,7 +21,9 @@ class Estimate(NamedTuple):
     num_scenes: int | None = None  # that were resampled; None: as many as one likes
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The expanded percentile interval of Hesterberg 2015 (doi:10.1080/00031305.2015.1089789), NaN without samples.
+        """Returns the expanded percentile interval, NaN without samples.
+
+        It is that of Hesterberg 2015 (doi:10.1080/00031305.2015.1089789).
 
         A plain percentile interval (Efron 1979, doi:10.1214/aos/1176344552) of few scenes is too narrow, as a normal
         one is beside Student's: its quantiles are moved out accordingly.
@@ -38,7 +40,7 @@ class Estimate(NamedTuple):
         return float(low), float(high)
 
     def minus(self, other: "Estimate") -> "Estimate":
-        """The paired difference: what both have in common, hard scenes say, cancels."""
+        """Returns the paired difference: what both have in common, hard scenes say, cancels."""
         return Estimate(self.value - other.value, self.samples - other.samples, self.num_scenes)
 
 
@@ -59,7 +61,7 @@ class Resampling:
         )
 
     def draw_seeds(self, count: int) -> Float[np.ndarray, " samples"]:
-        """How far the mean over all seeds may lie from that of `count`, in its standard errors; 0 for one alone.
+        """Returns how far the mean over all seeds may lie from that of `count`, in standard errors; 0 for one alone.
 
         From Student's distribution: resampling two or three seeds would give far too narrow intervals.  To be shared
         by all metrics of the runs.
@@ -72,7 +74,7 @@ class Resampling:
         metrics: Mapping[str, Callable[[Counts], Float[np.ndarray, " *batch"]]],
         drawn_seeds: Float[np.ndarray, " samples"],
     ) -> dict[str, Estimate]:
-        """Each metric's mean over the runs.
+        """Returns each metric's mean over the runs.
 
         Args:
           runs: the counts of each repeated run, a layout a row, in the order of `scenes`.

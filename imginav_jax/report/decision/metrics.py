@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from imginav_jax.datasets import palette
-from imginav_jax.report.measurement import fidelity, structure
+from imginav_jax.report.measurement import demand, fidelity, structure
 from imginav_jax.report.measurement.counts import Counts
 
 Compute = Callable[[Counts], Float[np.ndarray, "*batch"]]
@@ -24,7 +24,8 @@ class Metric:
       name: of the CSV column.
       label: for people.
       unit: empty for a ratio.
-      on: what is compared and whose counts `compute` takes: the decoded picture (`fidelity`) or classes (`structure`).
+      on: what is compared and whose counts `compute` takes: the decoded picture (`fidelity`), classes (`structure`),
+        or what was drawn with what was demanded (`demand`).
       compute: from counts with any leading axes to values of their shape.
       digits: after the decimal point, in tables.
     """
@@ -33,13 +34,13 @@ class Metric:
     label: str
     unit: str
     is_better: Literal["higher", "lower"]
-    on: Literal["picture", "classes"]
+    on: Literal["picture", "classes", "demand"]
     compute: Compute
     digits: int
 
 
 def definition(metric: Metric) -> str:
-    """The docstring of the function that computes it: the only place where a metric is defined."""
+    """Returns the docstring of the function that computes it: the only place where a metric is defined."""
     return inspect.getdoc(metric.compute) or ""
 
 
@@ -133,4 +134,29 @@ def _by_band() -> list[Metric]:
     ]
 
 
+def _of_demands() -> list[Metric]:
+    ratio = functools.partial(_ratio, on="demand")
+    error = functools.partial(Metric, unit="a layout", is_better="lower", on="demand", digits=2)
+    walls = {
+        "wall_f": ("walls' F", demand.wall_f),
+        "wall_recall": ("walls' recall", demand.wall_recall),
+        "wall_precision": ("walls' precision", demand.wall_precision),
+    }
+    return [
+        *(
+            ratio(f"{name}_{pixels}", f"{label}, {pixels} px", compute=_at(function, pixels))
+            for name, (label, function) in walls.items()
+            for pixels in demand.TOLERANCES
+        ),
+        ratio("presence_f1", "F1 of what is there", compute=demand.presence_f1),
+        error("object_count_error", "error in objects", compute=demand.object_count_error),
+        error("closed_spaces_error", "error in closed spaces", compute=demand.closed_spaces_error),
+        error("door_gaps_error", "error in door gaps", compute=demand.door_gaps_error),
+        ratio("doors_kept", "door gaps kept", compute=demand.doors_kept),
+        ratio("palette_fidelity", "pixels of palette colour", compute=fidelity.palette_fidelity),
+    ]
+
+
+# Of what a diffusion model draws, against what was demanded of it.
+DEMAND_METRICS: dict[str, Metric] = {metric.name: metric for metric in _of_demands()}
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_whole(), *_boundaries(), *_by_class(), *_by_band())}

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from imginav_jax.report.decision.bootstrap import Estimate, Resampling
+from imginav_jax.report.decision.control import MeasuredControl, NoiseScore
 from imginav_jax.report.decision.metrics import METRICS, Metric
 from imginav_jax.report.decision.rule import Decision
 from imginav_jax.report.measurement.measure import CountsByOutput
@@ -59,7 +60,9 @@ class Report:
     decisions: dict[str, Decision]  # by arm; that whose winner goes on first
     across: str  # what the arms say together; empty for one
     benchmarks: list[Benchmark]
-    costs_on: str  # the card whose diffusion costs break a tie; empty where there is none
+    control: list[MeasuredControl]
+    noise: list[list[NoiseScore]]  # a measurement each
+    costs: dict[str, str]  # by arm, what breaks a tie; empty where it is the number of cells
     num_layouts: int  # of the validation split
     num_scenes: int
 
@@ -97,13 +100,13 @@ class Report:
         return f"{seeds} a run, {epochs}, {scenes} ({layouts}) of validation; {kind}"
 
     def winner(self) -> ComparedRun | None:
-        """By its first seed."""
+        """Returns the run that goes on to the next phase, its first seed; None where none has won."""
         label = self.first_decision.winner
         return next((group.runs[0] for group in self.found.groups if group.label == label), None)
 
 
 def metrics_of(output: str) -> dict[str, Metric]:
-    """Only the RGB output is a picture; every output has classes."""
+    """Returns the metrics that an output has: only RGB is a picture, and every output has classes."""
     return {name: metric for name, metric in METRICS.items() if output == RGB or metric.on == "classes"}
 
 

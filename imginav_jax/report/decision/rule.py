@@ -189,7 +189,7 @@ def _recommend(winner: Candidate, finest: Candidate, outcomes: Sequence[Outcome]
     (outcome,) = [each for each in outcomes if each.label == winner.label]
     saved = ""
     if winner.cost is not None and finest.cost is not None:
-        saved = f", at {winner.cost / finest.cost:.2f} times its cost in a diffusion training step with ControlNet"
+        saved = f", at {winner.cost / finest.cost:.2f} times its cost by {rule.cost}"
     return f"{what}: {outcome.reason}{saved}."
 
 

@@ -24,11 +24,13 @@ class Rule:
       margin: how much a detail metric may fall, as a share.
       weights: of the detail metrics in their mean; every one is a share, higher is better.
       confidence: of the intervals.
+      cost: what is compared where runs are good enough, in words; empty where it is the number of the latent's cells.
     """
 
     margin: float
     weights: Mapping[str, float]
     confidence: float
+    cost: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Candidate:
       label: R1, say.
       latent_shape: height, width, channels.
       detail: the estimate of each detail metric.
-      cost: seconds of a training step of a diffusion model with ControlNet; None where none was measured.
+      cost: seconds of what the rule compares; None where none was measured.
       missing: why the candidate cannot be judged yet; None if it can.
       earlier: the run at half its training; None where no checkpoint of then is left.
       yardsticks: what its shape is known to hold without training.
@@ -113,7 +115,7 @@ def prefer(finest: Candidate, rule: Rule) -> Outcome:
 
 
 def judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
-    """Half the finest resolution is judged by the score, a coarser one by every metric."""
+    """Returns a run's outcome: half the finest resolution is judged by the score, a coarser one by every metric."""
     candidate, held = _with_zeros(candidate, finest), _find_held(candidate, rule)
     values = _values(candidate, rule)
     falls = tuple(_fall(name, candidate, finest, rule) for name in rule.weights)
@@ -180,7 +182,7 @@ def _fill(estimate: Estimate) -> Estimate:
 
 
 def score_of(candidate: Candidate, rule: Rule) -> Estimate:
-    """The weighted mean of the detail metrics; one that does not exist (no small object, say) does not count."""
+    """Returns the weighted mean of the detail metrics; one that does not exist does not count."""
     return _score(candidate.detail, rule)
 
 
@@ -222,7 +224,12 @@ def _verdict(fall: Estimate, rule: Rule) -> Verdict:
 
 
 def _gain(metric: str, candidate: Candidate, rule: Rule) -> Estimate | None:
+    """By the metrics that were measured of the earlier checkpoint too; None where there is none."""
     if candidate.earlier is None:
         return None
+    weights = {name: weight for name, weight in rule.weights.items() if name in candidate.earlier.detail}
+    if not any(weights.values()) or metric not in (SCORE, *weights):
+        return None
+    rule = dataclasses.replace(rule, weights=weights)
     then, now = (_value(metric, detail, rule) for detail in (candidate.earlier.detail, candidate.detail))
     return candidate.earlier.gain(then, now)

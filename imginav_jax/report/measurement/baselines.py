@@ -15,7 +15,7 @@ from imginav_jax.report.measurement import fidelity
 
 
 def majority_color(images: UInt8[Array, "b h w 3"], factor: int) -> UInt8[Array, "b h w 3"]:
-    """Each cell in the palette colour that most of its pixels have or are nearest to; of equals the first class."""
+    """Draws each cell in the palette colour that most of its pixels are or are near; of equals the first class."""
     b, h, w, _ = images.shape
     classes = jax.nn.one_hot(fidelity.snap(images), palette.NUM_CLASSES, dtype=jnp.float32)
     counts = classes.reshape(b, h // factor, factor, w // factor, factor, -1).sum((2, 4))
@@ -23,12 +23,12 @@ def majority_color(images: UInt8[Array, "b h w 3"], factor: int) -> UInt8[Array,
 
 
 def area_nearest(images: UInt8[Array, "b h w 3"], factor: int) -> UInt8[Array, "b h w 3"]:
-    """Each cell in the mean colour of its pixels."""
+    """Draws each cell in the mean colour of its pixels."""
     return _repeat(_to_pixels(_cell_means(images, factor)), factor)
 
 
 def area_bilinear(images: UInt8[Array, "b h w 3"], factor: int) -> UInt8[Array, "b h w 3"]:
-    """The cells' mean colours, linearly interpolated between their centres."""
+    """Draws the cells' mean colours, linearly interpolated between their centres."""
     return _to_pixels(jax.image.resize(_cell_means(images, factor), images.shape, "bilinear"))
 
 
@@ -46,14 +46,14 @@ def _to_pixels(values: Array) -> Array:
 
 
 def unshuffle(latents: Float[np.ndarray, "b h w c"], factor: int) -> Float[np.ndarray, "b h/f w/f c*f*f"]:
-    """factor x factor cells become the channels of one: a coarser latent that has lost nothing (Shi et al. 2016)."""
+    """Makes factor x factor cells the channels of one: a coarser latent that has lost nothing (Shi et al. 2016)."""
     b, h, w, c = latents.shape
     cells = latents.reshape(b, h // factor, factor, w // factor, factor, c)
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor * factor * c)
 
 
 def shuffle(latents: Float[np.ndarray, "b h w c*f*f"], factor: int) -> Float[np.ndarray, "b h*f w*f c"]:
-    """The inverse of `unshuffle`."""
+    """Inverts `unshuffle`."""
     b, h, w, channels = latents.shape
     cells = latents.reshape(b, h, w, factor, factor, channels // factor**2)
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, -1)
@@ -69,7 +69,7 @@ class Projection:
 
     @classmethod
     def fit(cls, latents: Float[np.ndarray, "b h w c"], factor: int, channels: int) -> "Projection":
-        """The `channels` components that keep most of the variance (Pearson 1901)."""
+        """Finds the `channels` components that keep most of the variance (Pearson 1901)."""
         cells = unshuffle(latents, factor)
         cells = cells.reshape(-1, cells.shape[-1]).astype(np.float64)
         mean = cells.mean(0)
@@ -81,5 +81,5 @@ class Projection:
         return ((unshuffle(latents, self.factor) - self.mean) @ self.components).astype(np.float32)
 
     def restore(self, projected: Float[np.ndarray, "b h w channels"]) -> Float[np.ndarray, "b h*f w*f c"]:
-        """What is left of the latents."""
+        """Returns what is left of the latents."""
         return shuffle((projected @ self.components.T + self.mean).astype(np.float32), self.factor)

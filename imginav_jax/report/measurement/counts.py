@@ -9,6 +9,6 @@ Counts = Mapping[str, Float[np.ndarray, "..."]]
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, "*shape"]:
-    """NaN where the denominator is 0."""
+    """Returns the quotient, NaN where the denominator is 0."""
     undefined = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     return np.divide(numerator, denominator, out=undefined, where=denominator != 0)

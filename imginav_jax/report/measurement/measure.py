@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.measurement import fidelity, structure
 from imginav_jax.report.measurement.subjects import Images, Predictions, Subject
 from imginav_jax.system import files
@@ -36,8 +35,16 @@ _Rows = Mapping[str, Mapping[str, np.ndarray]]  # one layout's counts, by output
 _Pending = tuple[Future[Any], _Rows]  # of the class maps, and of the pictures
 
 
-def measure(chosen: Sequence[Subject], source: LayoutSource, data_key: str, folder: Path) -> dict[str, CountsByOutput]:
-    """Each subject's counts by its name, from `folder` where they have been measured before.
+class Layouts(Protocol):
+    """What is measured on: a split, say."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Sequence[int], /) -> Images: ...
+
+
+def measure(chosen: Sequence[Subject], source: Layouts, data_key: str, folder: Path) -> dict[str, CountsByOutput]:
+    """Returns each subject's counts by its name, from `folder` where they have been measured before.
 
     Each is stored as soon as it is complete, so that a report that was cut off goes on from there.
 
@@ -95,15 +102,15 @@ def _read(path: Path) -> CountsByOutput | None:
     return measured
 
 
-def read_batches(source: LayoutSource) -> Iterator[tuple[Images, int]]:
-    """The layouts in order, and how many of a batch are real: the last one is filled up with its last layout."""
+def read_batches(source: Layouts) -> Iterator[tuple[Images, int]]:
+    """Yields the layouts in order, and how many of a batch are real: the last one is filled up with its last layout."""
     for start in range(0, len(source), _BATCH_SIZE):
         indices = range(start, min(start + _BATCH_SIZE, len(source)))
         images = source.images(indices)
         yield np.concatenate([images, images[-1:].repeat(_BATCH_SIZE - len(images), 0)]), len(images)
 
 
-def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> CountsByOutput:
+def _compute(subject: Subject, source: Layouts, pool: Executor) -> CountsByOutput:
     logger.info("Measuring %s ...", subject.name)
     predict = subject.open()
     found: CountsByOutput = {}
@@ -118,7 +125,7 @@ def _compute(subject: Subject, source: LayoutSource, pool: Executor) -> CountsBy
     return found
 
 
-def _count_layouts(predict: Callable[[Images], Predictions], source: LayoutSource, pool: Executor) -> Iterator[_Rows]:
+def _count_layouts(predict: Callable[[Images], Predictions], source: Layouts, pool: Executor) -> Iterator[_Rows]:
     """In order; the device predicts while the pool counts what the predictions before were worth."""
     pending: deque[_Pending] = deque()
     for images, count in read_batches(source):

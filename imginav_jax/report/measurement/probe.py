@@ -61,7 +61,7 @@ def fit(latents: Float[np.ndarray, "n h w c"], labels: UInt8[np.ndarray, "n h*f 
 def to_cells(
     latents: Float[np.ndarray, "n h w c"], labels: UInt8[np.ndarray, "n h*f w*f"]
 ) -> tuple[Float[np.ndarray, "cells c"], UInt8[np.ndarray, "cells f*f"]]:
-    """Each cell, and the labels of the pixels that it covers, row by row."""
+    """Returns each cell, and the labels of the pixels that it covers, row by row."""
     n, h, w, c = latents.shape
     f = labels.shape[1] // h
     return latents.reshape(-1, c), labels.reshape(n, h, f, w, f).transpose(0, 1, 3, 2, 4).reshape(-1, f * f)
@@ -93,13 +93,13 @@ def _step(
 def objective(
     probe: Probe, cells: Float[Array, "cells c"], labels: UInt8[Array, "cells f*f"], penalty: float
 ) -> Float[Array, ""]:
-    """The cross-entropy, and half the penalty times the squared weights that a pixel has, the mean of the cell's."""
+    """Returns the cross-entropy plus half the penalty times the squared weights of a pixel, the mean of a cell."""
     squared_weights = jnp.square(probe.kernel).sum() / probe.factor**2
     return cross_entropy(probe, cells, labels) + penalty / 2 * squared_weights
 
 
 def cross_entropy(probe: Probe, cells: Float[Array, "cells c"], labels: UInt8[Array, "cells f*f"]) -> Float[Array, ""]:
-    """In nats, the mean over the labelled pixels."""
+    """Returns the cross-entropy in nats, the mean over the labelled pixels."""
     one_hot = labels[..., None] == jnp.arange(palette.NUM_CLASSES).reshape(1, 1, -1)
     picked = jnp.where(one_hot, jax.nn.log_softmax(_logits(probe, cells)), 0).sum()
     return -picked / jnp.maximum(one_hot.sum(), 1)
@@ -112,7 +112,7 @@ def _logits(probe: Probe, cells: Float[Array, "cells c"]) -> Float[Array, "cells
 
 @jax.jit
 def predict(probe: Probe, latents: Float[Array, "b h w c"]) -> UInt8[Array, "b h*f w*f"]:
-    """The most likely class of every pixel."""
+    """Returns the most likely class of every pixel."""
     (b, h, w, c), f = latents.shape, probe.factor
     classes = _logits(probe, latents.reshape(-1, c)).argmax(-1).astype(jnp.uint8)
     return classes.reshape(b, h, w, f, f).transpose(0, 1, 3, 2, 4).reshape(b, h * f, w * f)

@@ -108,13 +108,13 @@ class Model:
         return self.decode(self.autoencoder.encode(images))
 
     def decode(self, latents: Float[np.ndarray, "b h w c"]) -> Predictions:
-        """The outputs of the heads that there are."""
+        """Returns the outputs of the heads that there are."""
         made = self.autoencoder.decode_heads(latents)
         outputs = {RGB: made.images, SEGMENTATION: made.classes}
         return {name: value for name, value in outputs.items() if value is not None}
 
     def key(self) -> list[Any]:
-        """What decides its outputs."""
+        """Returns what decides its outputs."""
         return [self.autoencoder.digest, self.run.trained.image_size]
 
 

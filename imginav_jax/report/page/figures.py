@@ -37,7 +37,7 @@ class _Style(NamedTuple):
 
 
 def run_style(number: int) -> _Style:
-    """Of the run of a number: the first seven differ in colour and in marker, 56 in one of them."""
+    """Returns the look of the run of a number: the first seven differ in colour and in marker, 56 in one of them."""
     return _Style("", _RUN_COLORS[number % len(_RUN_COLORS)], _RUN_MARKERS[number % len(_RUN_MARKERS)])
 
 
@@ -61,14 +61,14 @@ def _method(result: Result) -> str:
 
 
 def draw_curves(groups: Sequence[Group]) -> Figure:
-    """Loss and metrics by epoch, a line a run; the training loss dashed."""
+    """Draws loss and metrics by epoch, a line a run; the training loss dashed."""
     panels = [
         ("val_loss", "validation loss (training dashed)", "log"),
         ("val_PSNR", "validation PSNR, dB", "linear"),
         ("val_mIoU", f"validation {names.call('mean_iou', SEGMENTATION)}", "linear"),
         ("val_CE_segmentation", "weighted segmentation CE", "log"),
     ]
-    figure, axes = _subplots(1, len(panels), width=3.4, height=3.2)
+    figure, axes = subplots(1, len(panels), width=3.4, height=3.2)
     for axis, (column, title, scale) in zip(axes, panels, strict=True):
         for index, group in enumerate(groups):
             style = run_style(index)
@@ -82,7 +82,7 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
         axis.set(title=title, xlabel="epoch", yscale=scale)
         axis.title.set_fontsize(9)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _add_legend(figure, axes[0])
+    add_legend(figure, axes[0])
     return figure
 
 
@@ -93,12 +93,12 @@ def _draw_column(axis: Axes, rows: Sequence[Mapping[str, str]], column: str, **s
 
 
 def draw_detail(results: Sequence[Result], metrics: Sequence[str], confidence: float) -> Figure:
-    """Every metric with its interval: runs and their outputs in colour, yardsticks in gray."""
+    """Draws every metric with its interval: runs and their outputs in colour, yardsticks in gray."""
     rows = [(result, output) for result in results for output in (RGB, SEGMENTATION) if output in result.estimates]
     rows = [(result, output) for result, output in rows if result.kind == "run" or output == RGB]
     columns = 4
     lines = -(-len(metrics) // columns)
-    figure, axes = _subplots(lines, columns, width=3.2, height=0.5 + 0.19 * len(rows), sharey=True)
+    figure, axes = subplots(lines, columns, width=3.2, height=0.5 + 0.19 * len(rows), sharey=True)
     styles = _styles(results)
     for axis, name in zip(axes, metrics, strict=False):
         for position, (result, output) in enumerate(rows):
@@ -121,7 +121,7 @@ def draw_detail(results: Sequence[Result], metrics: Sequence[str], confidence: f
 
 
 def draw_classes(results: Sequence[Result], kind: str) -> Figure:
-    """A metric of each class, as a heat map; `kind` is iou (of every output), psnr or ssim (of pictures)."""
+    """Draws a metric of each class, as a heat map; `kind` is iou (of every output), psnr or ssim (of pictures)."""
     metrics = [f"{kind}_{name}" for name in palette.CLASS_NAMES]
     rows = [
         (result, output)
@@ -131,7 +131,7 @@ def draw_classes(results: Sequence[Result], kind: str) -> Figure:
     ]
     values = np.array([[result.estimates[output][name].value for name in metrics] for result, output in rows])
     shown = np.where(np.isfinite(values), values, np.nan)
-    figure, (axis,) = _subplots(1, 1, width=9, height=1.2 + 0.24 * len(rows))
+    figure, (axis,) = subplots(1, 1, width=9, height=1.2 + 0.24 * len(rows))
     picture = axis.imshow(np.ma.masked_invalid(shown), cmap="viridis", aspect="auto")
     digits, bright = METRICS[metrics[0]].digits, np.asarray(picture.norm(shown)) > 0.6
     for (row, column), value in np.ndenumerate(values):
@@ -147,9 +147,9 @@ def draw_classes(results: Sequence[Result], kind: str) -> Figure:
 
 
 def draw_bands(results: Sequence[Result]) -> Figure:
-    """Error energy by spatial frequency, and as a share of what the layouts have there."""
+    """Draws error energy by spatial frequency, and as a share of what the layouts have there."""
     bands = [name for name in fidelity.BAND_NAMES if _has_band(results, name)]
-    figure, axes = _subplots(1, 2, width=6.4, height=4.6)
+    figure, axes = subplots(1, 2, width=6.4, height=4.6)
     styles = _styles(results)
     yardsticks = [result.label for result in results if result.kind == "baseline"]
     for axis, kind, title in (
@@ -168,7 +168,7 @@ def draw_bands(results: Sequence[Result]) -> Figure:
             line.set(linestyle=look, linewidth=width, zorder=order)
         axis.set_xticks(range(len(bands)), [name.replace("_", " to ").replace("to up", "up") for name in bands])
         axis.set(title=title, xlabel="cycles an image", yscale="log")
-    _add_legend(figure, axes[0])
+    add_legend(figure, axes[0])
     return figure
 
 
@@ -179,9 +179,9 @@ def _has_band(results: Sequence[Result], band: str) -> bool:
 
 
 def draw_quality_against_latent(results: Sequence[Result], image_size: int, confidence: float) -> Figure:
-    """By the number of values in the latent, which R1, R2, R3 vary with the resolution, and V1, V2, V3 do not."""
+    """Draws quality by the number of values in the latent, which V1, V2 and V3 have in common."""
     panels = [("psnr", RGB), ("boundary_f_1", RGB), ("wall_cldice", RGB), ("mean_iou", PROBE)]
-    figure, axes = _subplots(1, len(panels), width=3.4, height=3.8)
+    figure, axes = subplots(1, len(panels), width=3.4, height=3.8)
     styles = _styles(results)
     for axis, (name, output) in zip(axes, panels, strict=True):
         for result in results:
@@ -205,9 +205,9 @@ def draw_quality_against_latent(results: Sequence[Result], image_size: int, conf
 def draw_quality_against_cost(
     results: Sequence[Result], benchmark: Benchmark, metric: str, confidence: float
 ) -> Figure:
-    """By the time of a diffusion model's training step on that latent, on one card."""
+    """Draws quality by the time of a diffusion model's training step on that latent, on one card."""
     panels = [("unet", "U-Net"), ("controlnet", "U-Net with ControlNet")]
-    figure, axes = _subplots(1, len(panels), width=6, height=4)
+    figure, axes = subplots(1, len(panels), width=6, height=4)
     styles = _styles(results)
     seconds = {tuple(each.latent_shape): each for each in benchmark.diffusion}
     for axis, (part, title) in zip(axes, panels, strict=True):
@@ -237,18 +237,18 @@ def _explain(figure: Figure, axis: Axes, results: Sequence[Result]) -> None:
     for label in {style.method or label: None for label, style in styles.items()}:
         style = next(each for name, each in styles.items() if label in (name, each.method))
         axis.plot([], [], style.marker, color=style.color, label=label, markersize=5)
-    _add_legend(figure, axis)
+    add_legend(figure, axis)
 
 
-def _add_legend(figure: Figure, axis: Axes) -> None:
-    """Below all panels, where it covers nothing."""
+def add_legend(figure: Figure, axis: Axes) -> None:
+    """Draws the legend below all panels, where it covers nothing."""
     handles, labels = axis.get_legend_handles_labels()
     if labels:
         columns = min(len(labels), max(2, int(figure.get_figwidth() // 2.6)))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
-def _subplots(
+def subplots(
     rows: int, columns: int, *, width: float, height: float, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Axes in reading order; sizes are of one panel, in inches."""

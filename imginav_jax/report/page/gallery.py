@@ -1,19 +1,15 @@
 """Every figure of the report, with what it shows: charts by matplotlib and pictures of layouts."""
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-from matplotlib.figure import Figure
-from PIL import Image
 
 from imginav_jax.datasets.pictures import spread_indices
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.decision.results import Report
 from imginav_jax.report.measurement.subjects import RGB, Model
-from imginav_jax.report.page import figures, names, samples
+from imginav_jax.report.page import control, figures, names, samples
+from imginav_jax.report.page.picture import Picture, chart, photo
 from imginav_jax.report.page.samples import Samples
 
 _LAYOUTS_SHOWN = 4
@@ -28,37 +24,16 @@ _EXTREMES = (
 )
 
 
-class Picture(NamedTuple):
-    """One figure, as PNG.
-
-    Attributes:
-      section: of the page.
-      alt: what it shows, for who cannot see it.
-      is_chart: may be shown smaller than it is.
-      is_strip: many layouts, to compare and not to look into.
-      is_folded: shown when it is asked for.
-    """
-
-    file_name: str
-    section: str
-    caption: str
-    png: bytes
-    alt: str
-    is_chart: bool = False
-    is_strip: bool = False
-    is_folded: bool = False
-
-
 def draw(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> list[Picture]:
-    """In the order in which the page shows them; `models` by workdir."""
-    return [*_charts(report), *_layouts(report, models, validation)]
+    """Returns all figures in the order in which the page shows them; `models` by workdir."""
+    return [*_charts(report), *_control(report), *_layouts(report, models, validation)]
 
 
 def _charts(report: Report) -> Iterator[Picture]:
     results, groups, confidence = report.results, report.found.groups, report.confidence
     size = groups[0].runs[0].trained.image_size
     runs = ", ".join(group.label for group in groups)
-    yield _chart(
+    yield chart(
         "detail", "Spatial detail", figures.draw_detail(results, _CHARTED, confidence),
         f"Every metric with its {confidence:.0%} interval. A colour and a marker a run: filled for the snapped RGB "
         "output, hollow for the segmentation head; gray: without training for that resolution.",
@@ -66,20 +41,20 @@ def _charts(report: Report) -> Iterator[Picture]:
         f"{_say(report, 'mean_iou')}; {_say(report, 'wall_recall')}.",
     )  # fmt: skip
     for kind, name in (("iou", "Intersection over union"), ("psnr", "PSNR, dB,"), ("ssim", "SSIM")):
-        yield _chart(
+        yield chart(
             f"classes_{kind}", "Class by class", figures.draw_classes(results, kind),
             f"{name} on the pixels of every class.",
             f"Heat map with a number in each cell: {name} by class, a row for each output of {runs} and each "
             f"yardstick. On walls: {_say(report, f'{kind}_wall')}.",
             is_folded=kind != "iou",
         )  # fmt: skip
-    yield _chart(
+    yield chart(
         "bands", "Spatial detail", figures.draw_bands(results),
         "Where the error of the RGB output lies in spatial frequency: runs in colour, yardsticks gray and dashed.",
         f"Two line charts, error energy by band of spatial frequency and its share of the layouts' own, for {runs} and "
         f"the yardsticks. They sum to this {_say(report, 'mse')}.",
     )  # fmt: skip
-    yield _chart(
+    yield chart(
         "quality_latent", "Resolution or volume", figures.draw_quality_against_latent(results, size, confidence),
         "Quality against the number of values in the latent: what R1, R2 and R3 vary together with the resolution.",
         f"Four scatter charts against the latent's size for {runs} and the yardsticks. {_say(report, 'psnr')}; "
@@ -87,17 +62,24 @@ def _charts(report: Report) -> Iterator[Picture]:
     )  # fmt: skip
     for number, benchmark in enumerate(report.benchmarks):
         if benchmark.image_size == size:
-            yield _chart(
+            yield chart(
                 f"quality_cost_{number + 1}", "Quality against cost",
                 figures.draw_quality_against_cost(results, benchmark, "boundary_f_1", confidence),
                 f"Quality against the time of a diffusion model's training step, on {benchmark.device_kind}.",
                 f"Two scatter charts on {benchmark.device_kind}, without and with ControlNet. "
                 f"{_say(report, 'boundary_f_1')}.",
             )  # fmt: skip
-    yield _chart(
+    yield chart(
         "curves", "Training", figures.draw_curves(groups), "Loss and metrics by epoch, a line a run.",
         f"Four line charts by epoch for {runs}: loss, PSNR, mIoU of the segmentation head, its cross-entropy.",
     )  # fmt: skip
+
+
+def _control(report: Report) -> Iterator[Picture]:
+    for number, measured in enumerate(report.control, 1):
+        yield from control.draw(measured.control, measured.scores, report.confidence, f"control_{number}_")
+    for number, scores in enumerate(report.noise, 1):
+        yield from control.draw_noise(scores, report.confidence, f"noise_{number}_")
 
 
 def _say(report: Report, metric: str) -> str:
@@ -105,12 +87,6 @@ def _say(report: Report, metric: str) -> str:
     estimates = [(each.label, each.estimate(RGB, metric)) for each in report.results if each.kind == "run"]
     values = [f"{label} {each.value:.{METRICS[metric].digits}f}" for label, each in estimates if each is not None]
     return f"{names.call(metric)}: {', '.join(values)}"
-
-
-def _chart(name: str, section: str, figure: Figure, caption: str, alt: str, is_folded: bool = False) -> Picture:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes whatever the version
-    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_chart=True, is_folded=is_folded)
 
 
 def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> Iterator[Picture]:
@@ -125,16 +101,10 @@ def _layouts(report: Report, models: Mapping[Path, Model], validation: LayoutSou
         alt = f"Pictures in a grid; columns: original, {runs}; rows from above: {'; '.join(rows)}."
         name = f"layout_{index:06d}"
         caption = f"Layout {validation.layout_id(index)}; in full size: {name}.png."
-        yield _photo(name, "The same layouts", caption, picture, alt)
+        yield photo(name, "The same layouts", caption, picture, alt)
     for metric, found in extremes.items():
         caption = f"The best, the median and the worst layout by {METRICS[metric].label}, mean of the runs."
         lines = samples.describe_extremes(results, metric, found, chosen)
         alt = f"Pictures in a grid; columns: original, {runs}; rows by {METRICS[metric].label}, {'; '.join(lines)}."
         picture = samples.draw_extremes(results, metric, found, chosen)
-        yield _photo(f"extremes_{metric}", "Best, median and worst", caption, picture, alt, is_strip=True)
-
-
-def _photo(name: str, section: str, caption: str, picture: Image.Image, alt: str, is_strip: bool = False) -> Picture:
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    return Picture(f"{name}.png", section, caption, content.getvalue(), alt, is_strip=is_strip, is_folded=is_strip)
+        yield photo(f"extremes_{metric}", "Best, median and worst", caption, picture, alt, is_strip=True)

@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import inspect
 import io
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,13 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from imginav_jax.report.decision.metrics import METRICS, Metric, definition
+from imginav_jax.report.decision.control import MeasuredControl, say
+from imginav_jax.report.decision.metrics import DEMAND_METRICS, METRICS, Metric, definition
 from imginav_jax.report.decision.results import Report, Result
+from imginav_jax.report.measurement import realism
 from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION
-from imginav_jax.report.page import names, published, tables
-from imginav_jax.report.page.gallery import Picture
+from imginav_jax.report.page import control, names, published, tables
+from imginav_jax.report.page.picture import Picture
 from imginav_jax.report.page.tables import Cell
 from imginav_jax.runs import phase_folder
 from imginav_jax.system import versions
@@ -38,6 +41,20 @@ class _Row(NamedTuple):
     original: published.Published | None
 
 
+class _Control(NamedTuple):
+    """What the page says of one measurement of control."""
+
+    measured: MeasuredControl
+    sentence: str
+    table: dict[str, list[control.Cell]]
+    details: list[control.Detail]
+
+    @classmethod
+    def of(cls, measured: MeasuredControl, confidence: float) -> "_Control":
+        scores = measured.scores
+        return cls(measured, say(scores), control.table(scores, confidence), control.details(scores, confidence))
+
+
 def render(report: Report, pictures: Sequence[Picture]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("imginav_jax.report.page", "."),
@@ -47,6 +64,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": _data_uri, "anchor": _anchor, "verdict_class": _verdict_class}
+    environment.filters["score_name"] = lambda score: DEMAND_METRICS[score.metric].label
     found, headlines = report.found, _headlines(report)
     return environment.get_template("page.html.j2").render(
         report=report,
@@ -54,8 +72,15 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         headlines=headlines,
         has_originals=any(row.original for row in headlines),
         sections=_by_section(pictures),
+        realism_definitions={
+            "statistics of a drawing": inspect.getdoc(realism.features),
+            "MMD²": inspect.getdoc(realism.mmd),
+            "copied": inspect.getdoc(realism.is_copied),
+        },
         has_one_seed=any(len(group.runs) == 1 for group in found.groups),
-        costs_on=report.costs_on,
+        control_section=control.SECTION,
+        control_headers=control.HEADERS,
+        controls=[_Control.of(each, report.confidence) for each in report.control],
         training_costs=tables.training_costs(found.runs),
         differing=phase_folder.differing_settings(found.runs),
         definitions=_definitions(),
@@ -125,6 +150,6 @@ def _published(run: phase_folder.ComparedRun) -> published.Published | None:
 def _definitions() -> dict[str, list[Metric]]:
     """Metrics by definition: those that differ in a tolerance, a class or a band share one."""
     metrics: dict[str, list[Metric]] = {}
-    for metric in METRICS.values():
+    for metric in (*METRICS.values(), *DEMAND_METRICS.values()):
         metrics.setdefault(definition(metric), []).append(metric)
     return metrics

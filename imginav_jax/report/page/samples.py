@@ -63,12 +63,12 @@ class Samples:
 
 
 def layout_values(result: Result, metric: str) -> Float[np.ndarray, " layouts"]:
-    """The metric of each layout alone; NaN where it has none."""
+    """Returns the metric of each layout alone; NaN where it has none."""
     return METRICS[metric].compute(result.layouts[RGB])
 
 
 def find_extremes(results: Sequence[Result], metric: str) -> Extremes | None:
-    """By the mean over the results; None where no layout has the metric."""
+    """Finds the extremes by the mean over the results; None where no layout has the metric."""
     values = np.mean([layout_values(result, metric) for result in results], 0)
     there = np.flatnonzero(~np.isnan(values))
     if not len(there):
@@ -90,7 +90,7 @@ def describe_extremes(results: Sequence[Result], metric: str, found: Extremes, s
 
 
 def draw_extremes(results: Sequence[Result], metric: str, found: Extremes, samples: Samples) -> Image.Image:
-    """The best, the median and the worst layout, a row each: the original, and what each run makes of it."""
+    """Draws the best, the median and the worst layout, a row each: the original, and what runs make of it."""
     rows = [samples.row(index) for index in found]
     columns = [samples.images[rows], *(made[RGB][rows] for made in samples.made.values())]
     lines = describe_extremes(results, metric, found, samples)
@@ -105,7 +105,7 @@ class LayoutPicture(NamedTuple):
 
 
 def draw_layout(index: int, samples: Samples) -> LayoutPicture:
-    """One layout: original and every run at full size, their errors and class maps, and crops enlarged.
+    """Draws one layout: original and every run at full size, their errors and class maps, and crops enlarged.
 
     The crops are where all runs together miss most of the walls, and of the small objects; there is none of what no run
     misses.

@@ -1,5 +1,6 @@
 """The report's numbers: metrics.csv, metrics.json and what the terminal shows."""
 
+import csv
 import dataclasses
 import io
 import math
@@ -60,6 +61,15 @@ def make_rows(results: Sequence[Result], confidence: float, data: str) -> list[d
     return rows
 
 
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Returns rows of the same columns as a CSV file."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
 def to_json(value: Any) -> Any:
     """Numbers that JSON does not have become null."""
     if isinstance(value, Mapping):
@@ -72,7 +82,7 @@ def to_json(value: Any) -> Any:
 
 
 def headline_cells(result: Result, confidence: float, judged: str = RGB) -> Iterator[Cell]:
-    """A result's values and intervals, in the order of HEADLINES; by another output than RGB on request."""
+    """Yields a result's values and intervals, in the order of HEADLINES; by another output than RGB on request."""
     for output, name in HEADLINES:
         estimate, digits = result.estimate(judged if output == RGB else output, name), METRICS[name].digits
         if estimate is None or math.isnan(estimate.value):
@@ -83,7 +93,7 @@ def headline_cells(result: Result, confidence: float, judged: str = RGB) -> Iter
 
 
 def draw_terminal(results: Sequence[Result], confidence: float, width: int) -> str:
-    """The headline metrics that fit, without intervals, as text of at most `width` columns."""
+    """Returns the headline metrics that fit, without intervals, as text of at most `width` columns."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("")
     table.add_column("latent", no_wrap=True)
@@ -115,7 +125,7 @@ class TrainingCost:
 
 
 def training_costs(runs: Sequence[ComparedRun]) -> list[TrainingCost]:
-    """One a run and card, since a run may go on elsewhere; epochs that trained nothing do not count."""
+    """Returns one a run and card, since a run may go on elsewhere; epochs that trained nothing do not count."""
     costs = []
     for run in runs:
         rows = [row for row in run.rows if row.get("device") and row.get("images_per_second") not in (None, "", "nan")]

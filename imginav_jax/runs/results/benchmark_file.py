@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-import re
 import typing
 from pathlib import Path
 from typing import Any
 
+from imginav_jax.runs.results.naming import device_file
 from imginav_jax.system import files
 from imginav_jax.system.errors import UserError
 
@@ -125,8 +125,7 @@ class Benchmark(Conditions):
 
     @property
     def file_name(self) -> str:
-        kind = re.sub(r"[^a-z0-9]+", "-", self.device_kind.lower()).strip("-")
-        return f"benchmark_{kind}_{self.precision}.json"
+        return device_file("benchmark", self.device_kind, self.precision)
 
     def dump(self) -> dict[str, Any]:
         """Returns what the JSON file holds."""

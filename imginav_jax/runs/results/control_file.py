@@ -1,14 +1,9 @@
 """What a measurement of control has found, and its two files; no device and no model is needed to read them.
 
-The JSON file says what was measured and how; the counts of every layout, of which the scores are made, lie beside it
-in a .npz file that the JSON names with its SHA-256, so that the two never come apart.
+The JSON file says what was measured and how; the counts of every layout, of which the scores are made, lie beside it.
 """
 
 import dataclasses
-import hashlib
-import io
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from imginav_jax.system import files
-from imginav_jax.system.errors import UserError
+from imginav_jax.runs.results import arrays
+from imginav_jax.runs.results.naming import device_file
 
 FORMAT_VERSION = 1  # to be raised when a field changes its name or its meaning
 
@@ -50,14 +45,16 @@ class Trial:
       equal_steps: the curve of as many steps as every latent gets.
       equal_flops: the curve of as many FLOPs as the finest latent's training takes; the same where it is the finest.
       shuffled: the last of `equal_steps`, against what another scene's layout demands.
-      realism: by name: value, and the lower and the upper end of its interval; of the last of `equal_steps`.
+      features: of the last pictures of `equal_steps`, whose realism is judged by them, a held-out layout a row.
+      copied: whether each of them is nearly one of the training layouts.
     """
 
     seed: int
     equal_steps: tuple[Point, ...]
     equal_flops: tuple[Point, ...]
     shuffled: Counts
-    realism: Mapping[str, tuple[float, float, float]]
+    features: Float[np.ndarray, "layouts features"]
+    copied: Float[np.ndarray, " layouts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +69,7 @@ class MeasuredLatent:
       latent_shape: height, width, channels.
       shift: by which noise times are shifted.
       ceiling: of the autoencoder's reconstructions, against the same demands.
+      features: of these reconstructions.
       pictures: classes of demanded layouts and of two drawings of each, uint8 [layouts, 3, height, width].
     """
 
@@ -84,6 +82,7 @@ class MeasuredLatent:
     unet_flops: float  # of a training step
     controlnet_flops: float
     ceiling: Counts
+    features: Float[np.ndarray, "layouts features"]
     trials: tuple[Trial, ...]
     pictures: np.ndarray
 
@@ -98,7 +97,10 @@ class Control:
       condition: walls, contents or both.
       unet_steps, controlnet_steps: of equal steps.
       sampling_steps: of Heun's method.
-      held_out: which layouts of the validation split demand something, by index.
+      held_out: which layouts of the validation split were drawn, by index.
+      features: of these layouts.
+      training_features: of some training layouts, by whose spread features are compared.
+      copied: whether each held-out layout is nearly one of the training layouts.
     """
 
     device_kind: str
@@ -114,29 +116,25 @@ class Control:
     controlnet_steps: int
     sampling_steps: int
     held_out: tuple[int, ...]
+    features: Float[np.ndarray, "layouts features"]
+    training_features: Float[np.ndarray, "some features"]
+    copied: Float[np.ndarray, " layouts"]
     latents: tuple[MeasuredLatent, ...]
 
 
 def file_name(device_kind: str, precision: str) -> str:
     """Returns the name of the JSON file of what one device has measured."""
-    kind = re.sub(r"[^a-z0-9]+", "-", device_kind.lower()).strip("-")
-    return f"control_{kind}_{precision}.json"
+    return device_file("control", device_kind, precision)
+
+
+def find(folder: Path) -> list[Path]:
+    """Returns the JSON files of a phase folder, by name."""
+    return sorted(folder.glob("control_*.json"))
 
 
 def save(path: Path, control: Control) -> None:
-    """Writes both files, the JSON last; UserError where that fails."""
-    arrays: dict[str, np.ndarray] = {}
-    content = _take_out(dataclasses.asdict(control), arrays, "")
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)  # pyright: ignore[reportArgumentType]
-    counts = path.with_suffix(".npz")
-    digest = hashlib.sha256(packed.getvalue()).hexdigest()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(counts, packed.getvalue())
-        files.write_json(path, {"format_version": FORMAT_VERSION, "counts": [counts.name, digest], **content})
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}") from None
+    """Writes both files; UserError where that fails."""
+    arrays.save(path, dataclasses.asdict(control), FORMAT_VERSION)
 
 
 def load(path: Path) -> Control:
@@ -145,39 +143,7 @@ def load(path: Path) -> Control:
     Raises:
       UserError: a file is missing, damaged, or of another version, or the two do not belong together.
     """
-    content: Any = files.read_json(path)
-    version = content.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path} has format_version {version}, expected {FORMAT_VERSION}; measure again")
-    try:
-        name, digest = content.pop("counts")
-        packed = (path.parent / name).read_bytes()
-        if hashlib.sha256(packed).hexdigest() != digest:
-            raise UserError(f"{path} belongs to another {name}; measure again")
-        with np.load(io.BytesIO(packed)) as stored:
-            return _build(_put_back(content, stored))
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-
-
-def _take_out(value: Any, arrays: dict[str, np.ndarray], place: str) -> Any:
-    """Returns JSON, with the names of arrays in their places."""
-    if isinstance(value, np.ndarray):
-        arrays[place] = value
-        return {"array": place}
-    if isinstance(value, Mapping):
-        return {key: _take_out(each, arrays, f"{place}/{key}".lstrip("/")) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_take_out(each, arrays, f"{place}/{index}") for index, each in enumerate(value)]
-    return value
-
-
-def _put_back(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"array"}:
-            return arrays[value["array"]]
-        return {key: _put_back(each, arrays) for key, each in value.items()}
-    return [_put_back(each, arrays) for each in value] if isinstance(value, list) else value
+    return arrays.load(path, FORMAT_VERSION, _build)
 
 
 def _build(content: dict[str, Any]) -> Control:
@@ -196,5 +162,4 @@ def _build(content: dict[str, Any]) -> Control:
 
 def _build_trial(content: dict[str, Any]) -> Trial:
     curves = {name: tuple(Point(**each) for each in content[name]) for name in ("equal_steps", "equal_flops")}
-    realism = {name: tuple(values) for name, values in content["realism"].items()}
-    return Trial(**{**content, **curves, "realism": realism})
+    return Trial(**{**content, **curves})

@@ -26,6 +26,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("main", "train one experiment; the same command goes on where it was cut off"),
     "report": Command("report", "compare finished runs and say which latent resolution to take"),
+    "control": Command("control", "measure what a ControlNet can do on each run's latents"),
     "benchmark": Command("benchmark", "measure what training, encoding, decoding and diffusion cost here"),
     "encode": Command("encode", "encode a run's data set for a latent diffusion model"),
     "decode": Command("decode", "make pictures of encoded layouts"),

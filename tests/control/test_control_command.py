@@ -1,0 +1,135 @@
+"""The command as its user types it: a whole measurement in small, a cut-off one, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from helpers import ROOT, complaint, run, tiny_config
+from imginav_jax.runs.results import control_file, noise_file
+from imginav_jax.training import train
+
+SMALL = ["--unet-steps", "6", "--controlnet-steps", "8", "--batch-size", "4", "--sampling-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """R1 of 4x4 cells, with a dozen scenes held out."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny_config(folder, "R1,quick", **{"data.synthetic_size": 150, "num_epochs": 1})
+    train.train(config, str(folder / "work"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(trained):
+    out = trained / "phase" / "control_cpu_float32.json"
+    result = run("control", trained / "work", *SMALL)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+def test_a_measurement_leaves_its_files_and_a_table(measured):
+    out, said = measured
+    control = control_file.load(out)
+    (latents,) = control.latents
+    assert (latents.label, latents.latent_shape) == ("R1", (4, 4, 16))
+    assert [point.step for point in latents.trials[0].equal_steps] == list(range(9))
+    assert control.condition == "walls"
+    noise = noise_file.load(noise_file.beside(out))
+    assert noise.held_out == control.held_out
+    assert noise.latents[0].points[0].sigma == 0
+    there = {path.name for path in out.parent.glob("*control*")}
+    assert there == {
+        f"control_cpu_float32{end}" for end in (".json", ".npz", "_curves.png", "_pictures.png", "_noise.png")
+    }
+    assert "walls' F, 2 px of held-out layouts" in said
+    assert str(out) in said.splitlines()[-1]
+
+
+def test_the_report_shows_it(measured, trained):
+    result = run("report", trained / "phase", "--out", trained / "report")
+    assert result.returncode == 0, result.stderr
+    page = (trained / "report" / "index.html").read_text()
+    assert '<h2 id="control-measured">' in page
+    assert "control&#39;s walls&#39; F, 2 px" in page
+    assert (trained / "report" / "control.csv").read_text().count("\n") == 6
+    content = json.loads((trained / "report" / "metrics.json").read_text())
+    assert content["control"][0]["label"] == "R1"
+    values = content["decisions"]["plain"]["outcomes"][0]["values"]
+    assert "control's walls' F, 2 px" in values
+    assert "probe's mIoU" not in values
+
+
+def test_weights_that_have_changed_do_not_count(measured, trained, tmp_path):
+    out, _ = measured
+    content = json.loads(out.read_text())
+    kept = out.read_text()
+    content["latents"][0]["digest"] = "0"
+    try:
+        out.write_text(json.dumps(content))
+        result = run("report", trained / "phase", "--out", tmp_path / "report")
+    finally:
+        out.write_text(kept)
+    assert result.returncode == 0, result.stderr
+    assert "is of other weights of phase1_2_AE_R1_ds3_quick: measure again" in result.stdout + result.stderr
+    assert "probe" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_one_that_was_cut_off_goes_on_to_the_same_result(measured, trained, tmp_path):
+    out = tmp_path / "control_again.json"
+    words = [sys.executable, "-m", "imginav_jax.control", trained / "work", "--only", "drawing", "--out", out, *SMALL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*.partial/*/*/controlnet_*.npz")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second = run("control", trained / "work", "--only", "drawing", "--out", out, *SMALL)
+    assert second.returncode == 1
+    assert f"error: --out {out} is in use by process {process.pid}" in second.stderr
+    process.send_signal(signal.SIGUSR2)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    assert not out.exists()
+    result = run("control", trained / "work", "--only", "drawing", "--out", out, *SMALL)
+    assert result.returncode == 0, result.stderr
+    (mine,), (theirs,) = (control_file.load(path).latents for path in (out, measured[0]))
+    for one, other in zip(mine.trials[0].equal_steps, theirs.trials[0].equal_steps, strict=True):
+        assert all((one.counts[name] == other.counts[name]).all() for name in other.counts)
+    np.testing.assert_array_equal(mine.pictures, theirs.pictures)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "a phase folder or workdirs are missing"),
+        (["nowhere"], "nowhere"),
+        (["--shift", "0", "x"], "--shift is 0.0, expected a number above 0"),
+        (["--seeds", "0", "x"], "--seeds"),
+        (["--condition", "rooms", "x"], "--condition"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    result = run("control", *words)
+    assert result.returncode in (1, 2)
+    assert message in complaint(result)
+
+
+def test_what_cannot_be_measured_is_named(trained, tmp_path):
+    few = run("control", trained / "work", "--held-out", "8", *SMALL)
+    assert "the validation split has 8 scenes, expected 10 for an interval" in complaint(few)
+    config = tiny_config(tmp_path, "R2,quick", **{"data.synthetic_size": 150, "num_epochs": 1})
+    train.train(config, str(tmp_path / "work"))
+    coarse = run("control", tmp_path / "work", *SMALL)
+    assert "has latents of 2x2 cells, expected multiples of 4, which the U-Net halves twice" in complaint(coarse)
+    assert not list((tmp_path / "phase").glob("*control*"))
