@@ -68,9 +68,11 @@ class Measurement:
         self.mesh = Mesh(np.array(jax.devices()), ("data",))
         if settings.batch_size % self.mesh.size:
             raise UserError(f"--batch-size is {settings.batch_size}, expected a multiple of {self.mesh.size} devices")
+        for run in found.runs:
+            _require_grid(run)
         self.scenes = validation.scene_ids()
         self.held_out = self._hold_out(validation)
-        self.of_runs = [self._open(group.label, run) for group in found.groups for run in group.runs]
+        self.of_runs = [open_latents(group.label, run) for group in found.groups for run in group.runs]
 
     @functools.cached_property
     def latents(self) -> list[Latents]:
@@ -99,20 +101,12 @@ class Measurement:
         scenes = [self.scenes[index] for index in indices]
         if len(set(scenes)) < MIN_SCENES:
             raise UserError(
-                f"the validation split has {len(set(scenes))} scenes, expected {MIN_SCENES} for an interval"
+                f"the {len(indices)} held-out layouts are of {len(set(scenes))} scenes, expected at least {MIN_SCENES} "
+                "for an interval"
             )
         found = demands.read(validation, indices, self._pool, keep_classes=True)
         features = demands.read_features(validation, indices, self._pool)
         return HeldOut(indices, scenes, validation.images(indices), found, features)
-
-    def _open(self, label: str, run: ComparedRun) -> Latents:
-        height, width, _ = run.latent_shape
-        if height % _GRID_FACTOR or width % _GRID_FACTOR:
-            raise UserError(
-                f"{run.name} has latents of {height}x{width} cells, expected multiples of {_GRID_FACTOR}, which the "
-                "U-Net halves twice"
-            )
-        return open_latents(label, run)
 
     def _coarser(self) -> list[Latents]:
         """The finest latents in the next coarser grid that there is: they separate the grid from the information."""
@@ -224,6 +218,15 @@ class Measurement:
         folder = self._folder / f"{latents.name}_{'x'.join(map(str, latents.shape))}" / f"seed{seed}"
         data = programs.place(Data(latents.training, *self._say(self._demands, latents)))
         return Trainer(programs, data, self._ask(latents, seed), judge, seed, folder, key, self._stop)
+
+
+def _require_grid(run: ComparedRun) -> None:
+    height, width, _ = run.latent_shape
+    if height % _GRID_FACTOR or width % _GRID_FACTOR:
+        raise UserError(
+            f"{run.name} has latents of {height}x{width} cells, expected multiples of {_GRID_FACTOR}, which the "
+            "U-Net halves twice"
+        )
 
 
 def _digest_control() -> list[str]:

@@ -123,7 +123,7 @@ def _decide(
     decisions, candidates, costs = {}, {}, {}
     for name, labels in arms.items():
         candidates[name], rule = make.of(labels)
-        costs[name] = rule.cost
+        costs[name] = next((each.cost.of for each in candidates[name] if each.cost), "")
         obstacle = _find_obstacle(found, labels, num_scenes, config.bootstrap.min_scenes)
         of_arm = {label: text for label, text in make.incomplete.items() if label in labels}
         decisions[name] = decide(candidates[name], rule, labels, obstacle, of_arm)

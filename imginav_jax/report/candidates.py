@@ -11,7 +11,7 @@ from imginav_jax.report.decision.control import ControlScore, MeasuredControl, r
 from imginav_jax.report.decision.metrics import DEMAND_METRICS, METRICS
 from imginav_jax.report.decision.outlook import Earlier
 from imginav_jax.report.decision.results import Result
-from imginav_jax.report.decision.verdict import Candidate, Rule
+from imginav_jax.report.decision.verdict import Candidate, Cost, Rule
 from imginav_jax.report.decision.yardsticks import Yardstick
 from imginav_jax.report.measurement.subjects import PROBE, RGB, earlier_step
 from imginav_jax.report.settings import CONTROL, PROBE_PREFIX
@@ -69,31 +69,31 @@ class Candidates:
             ]
             weights = {name: each for name, each in rule.weights.items() if name not in of_probe}
             rule = dataclasses.replace(rule, weights={**weights, _describe_control(scores[0]): weight})
-        seconds, cost = self._seconds(there), ""
+        costs = self._step_costs(there)
         if measured is not None and given is not None:
             label = DEMAND_METRICS[scores[0].metric].label
-            seconds = given.seconds
-            cost = f"the training time to {label} of {given.target:.2f} ({measured.describe()})"
-        elif seconds and self._costs[1]:
-            cost = f"a diffusion training step with ControlNet ({self._costs[1]})"
-        candidates = [self._candidate(label, there, seconds.get(label)) for label in there]
+            what = f"the training time to {label} of {given.target:.2f} ({measured.describe()})"
+            costs = {label: Cost(seconds, what) for label, seconds in given.seconds.items()}
+        candidates = [self._candidate(label, there, costs.get(label)) for label in there]
         for index, each in enumerate(scores):
             detail = {**candidates[index].detail, _describe_control(each): each.score}
             candidates[index] = dataclasses.replace(candidates[index], detail=detail)
-        return candidates, dataclasses.replace(rule, cost=cost)
+        return candidates, rule
 
-    def _seconds(self, labels: Sequence[str]) -> dict[str, float]:
-        """Of a diffusion model's training step, by label."""
+    def _step_costs(self, labels: Sequence[str]) -> dict[str, Cost]:
+        """By label."""
+        seconds, where = self._costs
+        what = f"a diffusion training step with ControlNet ({where})"
         shapes = {label: self._results[label].latent_shape for label in labels}
-        return {label: self._costs[0][shape] for label, shape in shapes.items() if shape in self._costs[0]}
+        return {label: Cost(seconds[shape], what) for label, shape in shapes.items() if shape in seconds}
 
-    def _candidate(self, label: str, arm: Sequence[str], seconds: float | None) -> Candidate:
+    def _candidate(self, label: str, arm: Sequence[str], cost: Cost | None) -> Candidate:
         result, group = self._results[label], self._groups[label]
         return Candidate(
             label,
             result.latent_shape,
             self._detail(result),
-            seconds,
+            cost,
             self.incomplete.get(label),
             self._find_earlier(group),
             tuple(

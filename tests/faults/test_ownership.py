@@ -15,8 +15,12 @@ IN_USE = "error: --workdir {} is in use by process {} on "
 
 
 def wait_for(process, path, seconds=60):
+    wait_for_any(process, path.parent, path.name, seconds)
+
+
+def wait_for_any(process, folder, pattern, seconds=60):
     deadline = time.monotonic() + seconds
-    while not path.exists():
+    while not any(folder.glob(pattern)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)

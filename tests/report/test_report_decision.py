@@ -1,11 +1,13 @@
 """The rule, on metrics made up so that its outcome is plain."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from imginav_jax.report.decision.bootstrap import Estimate
 from imginav_jax.report.decision.rule import decide
-from imginav_jax.report.decision.verdict import SCORE, Candidate, Rule, score_of
+from imginav_jax.report.decision.verdict import SCORE, Candidate, Cost, Rule, score_of
 
 RULE = Rule(margin=0.02, weights={"walls": 1.0, "objects": 3.0}, confidence=0.95)
 SIDES = {"R1": 64, "R2": 32, "R3": 16}
@@ -53,10 +55,10 @@ def test_of_those_that_are_good_enough_the_cheapest_wins():
     close = [fixed("R1", 0.9, 0.9), fixed("R2", 0.89, 0.89), fixed("R3", 0.885, 0.885)]
     assert decide(close, RULE).winner == "R3", "fewest cells"
     costs = {"R1": 3.0, "R2": 1.0, "R3": 2.0}
-    timed = [fixed(each.label, each.detail["walls"].value, 0.89, cost=costs[each.label]) for each in close]
+    timed = [dataclasses.replace(each, cost=Cost(costs[each.label], "a step")) for each in close]
     found = decide(timed, RULE)
     assert found.winner == "R2"
-    assert "at 0.33 times its cost in a diffusion training step" in found.sentence
+    assert "at 0.33 times its cost by a step" in found.sentence
 
 
 def test_an_interval_that_holds_the_margin_leaves_it_undecided():

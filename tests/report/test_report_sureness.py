@@ -1,5 +1,6 @@
 """How sure a decision is: planted learning curves, yardsticks that need no training, and several arms."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ from imginav_jax.report.decision import arms
 from imginav_jax.report.decision.bootstrap import Estimate
 from imginav_jax.report.decision.outlook import Earlier
 from imginav_jax.report.decision.rule import decide
-from imginav_jax.report.decision.verdict import Candidate, Rule
+from imginav_jax.report.decision.verdict import Candidate, Cost, Rule
 from imginav_jax.report.decision.yardsticks import Yardstick
 
 RULE = Rule(margin=0.02, weights={"walls": 1.0, "objects": 1.0}, confidence=0.95)
@@ -165,4 +166,15 @@ def test_arms_are_compared_at_the_same_latent_and_across():
     assert "shortcuts instead of plain changes it by +5.0" in said
     assert "+19.0" in said
     assert "R3 shortcuts keeps R2's detail score (-1.0" in said
+    assert "cost" not in said
     assert arms.compare({"plain": plain}, RULE) == ""
+
+
+@pytest.mark.parametrize(("of", "text"), [("a step", "at 0.50 times its cost by a step"), ("control of 0.3", "")])
+def test_costs_compare_across_arms_where_they_are_of_the_same(of, text):
+    plain = [dataclasses.replace(candidate("R2", 0.7, 0.7), cost=Cost(2.0, "a step"))]
+    shortcuts = [dataclasses.replace(candidate("R3 shortcuts", 0.69, 0.69), cost=Cost(1.0, of))]
+    said = arms.compare({"plain": plain, "shortcuts": shortcuts}, RULE)
+    assert "R3 shortcuts keeps R2's detail score" in said
+    assert text in said
+    assert ("cost" in said) == bool(text)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-from imginav_jax.report.decision.verdict import SCORE, Candidate, Rule, score_of
+from imginav_jax.report.decision.verdict import SCORE, Candidate, Rule, say_cost, score_of
 
 
 def compare(arms: Mapping[str, Sequence[Candidate]], rule: Rule) -> str:
@@ -58,7 +58,7 @@ def _equals(reference: Sequence[Candidate], candidates: Sequence[Candidate], rul
         if kept:
             sentences.append(
                 f"{mine.label} keeps {kept[0].label}'s {SCORE} ({_difference(mine, kept[0], rule)} points) with a "
-                f"latent of {_shape(mine)}{_cost(mine, kept[0])}."
+                f"latent of {_shape(mine)}{say_cost(mine, kept[0])}."
             )
     return sentences
 
@@ -75,12 +75,6 @@ def _difference(candidate: Candidate, other: Candidate, rule: Rule) -> str:
 
 def _points(candidate: Candidate, rule: Rule) -> str:
     return f"{100 * score_of(candidate, rule).value:.1f}"
-
-
-def _cost(candidate: Candidate, other: Candidate) -> str:
-    if candidate.cost is None or other.cost is None:
-        return ""
-    return f", at {candidate.cost / other.cost:.2f} times the cost of a diffusion training step with ControlNet"
 
 
 def _describe(candidate: Candidate) -> str:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from imginav_jax.report.decision.verdict import Candidate, Fall, Outcome, Rule, judge, prefer
+from imginav_jax.report.decision.verdict import Candidate, Fall, Outcome, Rule, judge, prefer, say_cost
 
 Status = Literal["firm", "provisional", "undecided"]
 _REPAIR = "what the reason names, once it is there"
@@ -97,7 +97,7 @@ def _choose(
     if open_ones:
         return _leave_open(open_ones, verdicts, outcomes)
     winner, unsure = passed[-1], [each for each in passed if not verdicts[each.label].is_firm]
-    sentence = _recommend(winner, finest, outcomes, rule)
+    sentence = _recommend(winner, finest, outcomes)
     if unsure:
         why, remedy = _say_provisional(unsure, finest, verdicts)
         return Decision(winner.label, f"{sentence} Provisional, because {why}.", outcomes, "provisional", remedy)
@@ -174,23 +174,20 @@ def _say_firm(passed: Sequence[Outcome], rule: Rule) -> str:
 
 
 def _cost_key(ordered: Sequence[Candidate]) -> Any:
-    """Measured seconds if all have them, else the latent's cells."""
-    if all(each.cost is not None for each in ordered):
-        return lambda each: each.cost
+    """Measured seconds if all have them, of the same, else the latent's cells."""
+    if len({each.cost and each.cost.of for each in ordered}) == 1 and ordered[0].cost:
+        return lambda each: each.cost.seconds
     return lambda each: each.latent_shape[0] * each.latent_shape[1]
 
 
-def _recommend(winner: Candidate, finest: Candidate, outcomes: Sequence[Outcome], rule: Rule) -> str:
+def _recommend(winner: Candidate, finest: Candidate, outcomes: Sequence[Outcome]) -> str:
     height, width, channels = winner.latent_shape
     what = f"Take {winner.label}, the {height}x{width}x{channels} latent"
     if winner is finest:
         beyond = [f"{each.label}'s {each.reason}" for each in outcomes if each.verdict == "beyond"]
         return f"{what}: {'; '.join(beyond)}." if beyond else f"{what}: nothing that is good enough is cheaper."
     (outcome,) = [each for each in outcomes if each.label == winner.label]
-    saved = ""
-    if winner.cost is not None and finest.cost is not None:
-        saved = f", at {winner.cost / finest.cost:.2f} times its cost by {rule.cost}"
-    return f"{what}: {outcome.reason}{saved}."
+    return f"{what}: {outcome.reason}{say_cost(winner, finest)}."
 
 
 def _undecided(reason: str, outcomes: tuple[Outcome, ...], remedy: str) -> Decision:

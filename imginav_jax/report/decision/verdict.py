@@ -24,13 +24,19 @@ class Rule:
       margin: how much a detail metric may fall, as a share.
       weights: of the detail metrics in their mean; every one is a share, higher is better.
       confidence: of the intervals.
-      cost: what is compared where runs are good enough, in words; empty where it is the number of the latent's cells.
     """
 
     margin: float
     weights: Mapping[str, float]
     confidence: float
-    cost: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a latent costs, as it was measured; two of them compare where they are of the same."""
+
+    seconds: float
+    of: str  # in words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Candidate:
       label: R1, say.
       latent_shape: height, width, channels.
       detail: the estimate of each detail metric.
-      cost: seconds of what the rule compares; None where none was measured.
+      cost: what is compared where runs are good enough; None where none was measured, and cells are counted.
       missing: why the candidate cannot be judged yet; None if it can.
       earlier: the run at half its training; None where no checkpoint of then is left.
       yardsticks: what its shape is known to hold without training.
@@ -51,7 +57,7 @@ class Candidate:
     label: str
     latent_shape: tuple[int, int, int]
     detail: Mapping[str, Estimate]
-    cost: float | None = None
+    cost: Cost | None = None
     missing: str | None = None
     earlier: Earlier | None = None
     yardsticks: tuple[Yardstick, ...] = ()
@@ -179,6 +185,14 @@ def _fill_lost(detail: Mapping[str, Estimate], reference: Mapping[str, Estimate]
 
 def _fill(estimate: Estimate) -> Estimate:
     return estimate._replace(value=float(np.nan_to_num(estimate.value)), samples=np.nan_to_num(estimate.samples))
+
+
+def say_cost(candidate: Candidate, other: Candidate) -> str:
+    """Returns ", at 0.33 times its cost by …", or nothing where both were not measured by the same."""
+    mine, theirs = candidate.cost, other.cost
+    if mine is None or theirs is None or mine.of != theirs.of:
+        return ""
+    return f", at {mine.seconds / theirs.seconds:.2f} times its cost by {mine.of}"
 
 
 def score_of(candidate: Candidate, rule: Rule) -> Estimate:
