@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from imginav_jax.control.settings import CONDITIONS, PARTS, QUICK, Settings
+from imginav_jax.control.settings import CONDITIONS, PARTS, PLANNED_SEEDS, QUICK, Settings
 from imginav_jax.system.command_line import Parser, one_line_errors, positive
 from imginav_jax.system.errors import OptionError
 from imginav_jax.system.files import expand_user
@@ -35,8 +35,8 @@ def main() -> None:
         "outputs/phase1_2_spatial_resolution --quick",
     )
     parser.add_argument("paths", type=Path, nargs="*", metavar="DIR", help="a phase folder, or workdirs")
-    parser.add_argument("--plan", action="store_true", help="show what the real experiment's runs would take, and "
-                        "train nothing")  # fmt: skip
+    parser.add_argument("--plan", action="store_true", help="show what the real experiment's runs would take with "
+                        f"{PLANNED_SEEDS} seeds, and train nothing")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="JSON", help="default: control_{device}_{precision}.json in the "
                         "phase folder")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="minutes on two cores, for runs of 128x128 pixels")
@@ -64,7 +64,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     changed = {field.name: given[field.name] for field in dataclasses.fields(Settings) if field.name in given}
     settings = dataclasses.replace(QUICK if arguments.quick else Settings(), **changed)
     if arguments.plan:
-        command.show_plan(settings)
+        command.show_plan(dataclasses.replace(settings, seeds=arguments.seeds or PLANNED_SEEDS))
         return
     if not arguments.paths:
         raise OptionError("a phase folder or workdirs are missing")

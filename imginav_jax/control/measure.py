@@ -26,7 +26,7 @@ from imginav_jax.models.diffusion import flow_matching
 from imginav_jax.models.diffusion.steps import Recipe
 from imginav_jax.report.measurement import measure as report_measure
 from imginav_jax.report.measurement import realism
-from imginav_jax.runs.phase_folder import ComparedRun, PhaseRuns
+from imginav_jax.runs.phase_folder import PhaseRuns
 from imginav_jax.runs.results.control_file import Control, MeasuredLatent, Trial
 from imginav_jax.runs.results.noise_file import Noise, NoisyLatent
 from imginav_jax.system.errors import UserError
@@ -69,7 +69,7 @@ class Measurement:
         if settings.batch_size % self.mesh.size:
             raise UserError(f"--batch-size is {settings.batch_size}, expected a multiple of {self.mesh.size} devices")
         for run in found.runs:
-            _require_grid(run)
+            require_grid(run.name, run.latent_shape)
         self.scenes = validation.scene_ids()
         self.held_out = self._hold_out(validation)
         self.of_runs = [open_latents(group.label, run) for group in found.groups for run in group.runs]
@@ -220,12 +220,13 @@ class Measurement:
         return Trainer(programs, data, self._ask(latents, seed), judge, seed, folder, key, self._stop)
 
 
-def _require_grid(run: ComparedRun) -> None:
-    height, width, _ = run.latent_shape
+def require_grid(name: str, shape: tuple[int, int, int]) -> None:
+    """Raises UserError where a run's latents do not suit the U-Net."""
+    height, width, _ = shape
     if height % _GRID_FACTOR or width % _GRID_FACTOR:
         raise UserError(
-            f"{run.name} has latents of {height}x{width} cells, expected multiples of {_GRID_FACTOR}, which the "
-            "U-Net halves twice"
+            f"{name} has latents of {height}x{width} cells, expected multiples of {_GRID_FACTOR}, which the U-Net "
+            "halves twice"
         )
 
 

@@ -43,3 +43,4 @@ class Settings:
 
 
 QUICK = Settings(unet_steps=300, controlnet_steps=300, batch_size=16, sampling_steps=8, held_out=64)
+PLANNED_SEEDS = 3  # what a plan counts, unless it is told otherwise

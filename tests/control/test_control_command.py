@@ -5,7 +5,9 @@ import json
 import pytest
 
 from helpers import complaint, run, tiny_config
+from imginav_jax.control import measure
 from imginav_jax.runs.results import control_file, noise_file
+from imginav_jax.system.errors import UserError
 from imginav_jax.training import train
 
 SMALL = ["--quick", "--unet-steps", "6", "--controlnet-steps", "8", "--batch-size", "4", "--held-out", "24"]
@@ -92,12 +94,14 @@ def test_mistakes_are_one_line(words, message):
     assert message in complaint(result)
 
 
-def test_what_cannot_be_measured_is_named(trained, tmp_path):
-    few = run("control", trained / "work", "--held-out", "8", *SMALL)
-    assert "the 8 held-out layouts are of " in complaint(few)
-    assert "scenes, expected at least 10 for an interval" in complaint(few)
-    config = tiny_config(trained, "R2,quick", **DATA, phase_dir=str(tmp_path / "phase"))
-    train.train(config, str(tmp_path / "work"))
-    coarse = run("control", tmp_path / "work", *SMALL)
-    assert "has latents of 2x2 cells, expected multiples of 4, which the U-Net halves twice" in complaint(coarse)
-    assert not list((tmp_path / "phase").glob("*control*"))
+def test_what_cannot_be_measured_is_named(trained):
+    few = complaint(run("control", trained / "work", *SMALL, "--held-out", "8"))
+    assert "the 8 held-out layouts are of " in few
+    assert "scenes, expected at least 10 for an interval" in few
+
+
+def test_a_grid_must_be_halved_twice():
+    measure.require_grid("R1", (64, 4, 16))
+    for shape in ((6, 8, 16), (8, 2, 16)):
+        with pytest.raises(UserError, match=f"R1 has latents of {shape[0]}x{shape[1]} cells, expected multiples of 4"):
+            measure.require_grid("R1", shape)

@@ -37,8 +37,7 @@ class StopAfter:
 
 
 @pytest.fixture(scope="module")
-def programs(planted, compile_fast):
-    del compile_fast
+def programs(planted):
     return make_programs(planted.latents)
 
 
@@ -120,9 +119,8 @@ def test_two_devices_train_as_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_rotated_channels_are_as_good(planted, trained, tmp_path, compile_fast):
+def test_rotated_channels_are_as_good(planted, trained, tmp_path):
     """A latent is no better or worse for the axes that its channels happen to have."""
-    del compile_fast
     latents = planted.latents
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((latents.shape[-1],) * 2))
 

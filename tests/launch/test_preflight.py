@@ -14,6 +14,8 @@ from imginav_jax.preflight import checks
 from imginav_jax.system.errors import UserError
 from imginav_jax.training import run as training_run
 
+LAUNCHED = ("V100", "L40S", "CONTROL", "REPORT")
+
 # Of ml_collections, when it loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -51,14 +53,14 @@ def test_the_names_are_those_that_are_documented_and_those_that_are_read():
         text = "\n".join(path.read_text() for path in paths)
         found = set(re.findall(r"IMGINAV_[A-Z0-9_]*[A-Z0-9]", text))
         jobs = {name for name in found if name.startswith("IMGINAV_X_")}
-        return (found - jobs) | {name.replace("_X_", f"_{job}_") for name in jobs for job in ("V100", "L40S", "REPORT")}
+        return (found - jobs) | {name.replace("_X_", f"_{job}_") for name in jobs for job in LAUNCHED}
 
     header = (ROOT / "launch" / "env.sh").read_text().partition(': "${project')[0]
     documented = set(re.findall(r"IMGINAV_[A-Z0-9_]*[A-Z0-9]", header))
     scripts = list((ROOT / "launch").glob("*.sh"))
     code = [path for path in (ROOT / "imginav_jax").rglob("*.py") if "preflight" not in path.parts]
     assert names([*scripts, *code]) == set(checks.NAMES)
-    expanded = {name.replace("_X_", f"_{job}_") for name in documented for job in ("V100", "L40S", "REPORT")}
+    expanded = {name.replace("_X_", f"_{job}_") for name in documented for job in LAUNCHED}
     assert expanded == set(checks.NAMES)
 
 
@@ -103,7 +105,11 @@ def test_looking_at_the_names_needs_no_heavy_import():
         ({"IMGINAV_V100_OPTIONS": "-R 'a"}, "IMGINAV_V100_OPTIONS has a quote that is not closed"),
         ({"IMGINAV_V100_OPTIONS": "-J mine"}, "IMGINAV_V100_OPTIONS has -J, but a job's name says which"),
         ({"IMGINAV_L40S_OPTIONS": "-x -Jmine"}, "IMGINAV_L40S_OPTIONS has -Jmine, but a job's name says"),
-        ({"IMGINAV_REPORT_OPTIONS": "-N -w 'done(7)'"}, "IMGINAV_REPORT_OPTIONS has -w, but the report waits for"),
+        (
+            {"IMGINAV_REPORT_OPTIONS": "-N -w 'done(7)'"},
+            "IMGINAV_REPORT_OPTIONS has -w, but the job waits for the runs",
+        ),
+        ({"IMGINAV_CONTROL_OPTIONS": "-N -w 'done(7)'"}, "IMGINAV_CONTROL_OPTIONS has -w, but the job waits for"),
         ({"IMGINAV_V100_OPTIONS": "-Is"}, "IMGINAV_V100_OPTIONS has -Is, but bsub would wait for each job to end"),
         ({"IMGINAV_V100_OPTIONS": "-K"}, "IMGINAV_V100_OPTIONS has -K, but bsub would wait for each job to end"),
         (

@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--time", action="store_true", help="the time to quality, on the quick runs")
     arguments = parser.parse_args()
     if arguments.time:
-        print("run  PSNR, dB  PyTorch, s   ours, s  with shortcuts, s")
+        print("run  program    ended at, dB  PyTorch's end reached after")
         for name in arguments.experiments:
             with tempfile.TemporaryDirectory() as folder:
                 print_times(name, Path(folder))
@@ -60,13 +60,13 @@ def main():
 
 
 def print_times(name, folder):
-    """One line: when each arm reaches the PSNR with which PyTorch ends, and in which part of PyTorch's time."""
+    """A line for each program: when it reaches the PSNR with which PyTorch ends, in seconds and PyTorch's time."""
     curves = train_in_turns(name, folder)
-    aim = curves["PyTorch"][-1][1]
-    seconds = {arm: next((at for at, psnr in curve if psnr >= aim), float("nan")) for arm, curve in curves.items()}
-    whole, *others = seconds.values()
-    faster = "".join(f"{each:10.1f} ({whole / each:5.2f} times faster)" for each in others)
-    print(f"{name:4} {aim:8.2f}  {whole:10.1f}  {faster}", flush=True)
+    whole, aim = curves["PyTorch"][-1]
+    for program, curve in curves.items():
+        seconds = next((at for at, psnr in curve if psnr >= aim), None)
+        reached = "not reached" if seconds is None else f"{seconds:6.1f} s  {whole / seconds:5.2f} times as fast"
+        print(f"{name:4} {program:10} {curve[-1][1]:12.2f}  {reached}", flush=True)
 
 
 def train_in_turns(name, folder):
