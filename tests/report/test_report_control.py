@@ -114,6 +114,10 @@ def test_the_given_control_is_what_every_run_reaches():
     assert given.seconds["R2"] == pytest.approx(12.5)
 
 
+def test_what_chance_gives_is_no_given_control():
+    assert control.reach_given(scores(R1, latent("R3", 4, 0.7, (0.2, 0.21, 0.22), (5, 10, 15)))) is None
+
+
 def test_the_sentence_says_what_is_gained():
     said = control.say(scores(R1, R2))
     assert said.startswith("On R1 the diffusion model draws what it is told with walls' F, 2 px, of 0.80, where the ")

@@ -114,8 +114,10 @@ class GivenControl(NamedTuple):
 
 
 def reach_given(scores: Sequence[ControlScore]) -> GivenControl | None:
-    """Returns what runs take to the control that each of them reaches; None where one draws nothing of it."""
+    """Returns what runs take to the control that each of them reaches; None where one of them shows none."""
     target = NEARLY * min(each.score.value for each in scores)
+    if any(target <= each.shuffled[each.metric].value for each in scores):
+        return None  # chance is no control
     points = {each.label: reach(each.equal_steps, target) for each in scores}
     if any(point is None for point in points.values()):
         return None
