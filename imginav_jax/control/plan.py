@@ -75,9 +75,8 @@ def draw(config: RawConfig, settings: Settings) -> str:
         "",
         "Hours are the least that FLOPs and memory traffic allow: here at measured rates, elsewhere at published ones, "
         "which no",
-        "program reaches.  Traffic is that of this device's program; a card's own, in 16 bits, has less.  What is drawn "
-        "and",
-        "judged, and the latents' encoding, come on top.",
+        "program reaches.  Traffic is that of this device's program; a card's own, in 16 bits, has less.  What is",
+        "drawn and judged, and the latents' encoding, come on top.",
     ])  # fmt: skip
 
 
