@@ -1,5 +1,6 @@
 """Compares what was drawn with what was demanded."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -72,10 +73,12 @@ def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def other_scene(scenes: Sequence[str]) -> list[int]:
-    """Returns for each layout the next one that is of another scene, round and round."""
-    count = len(scenes)
-    order = []
-    for index in range(count):
-        others = (index + step for step in range(1, count))
-        order.append(next((each % count for each in others if scenes[each % count] != scenes[index]), index))
-    return order
+    """Returns for each layout one of another scene, and every layout for one: what is demanded is all the same.
+
+    With the layouts scene by scene, each takes the one that is as many places on as the largest scene has layouts.  A
+    scene of more than half of all has to take some of its own.
+    """
+    by_scene = sorted(range(len(scenes)), key=lambda index: scenes[index])
+    step = max(collections.Counter(scenes).values())
+    order = dict(zip(by_scene, by_scene[step:] + by_scene[:step], strict=True))
+    return [order[index] for index in range(len(scenes))]

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from imginav_jax.control import demands, noise
 from imginav_jax.control.equal_compute import equal_flops_steps
@@ -40,8 +42,17 @@ def test_a_blind_sampler_scores_the_floor(planted):
 
 
 def test_another_scene_is_another():
-    assert other_scene(["a", "a", "b", "c"]) == [2, 2, 3, 0]
+    assert other_scene(["a", "a", "b", "c"]) == [2, 3, 0, 1]
+    assert other_scene(["b", "a", "c", "a"]) == [1, 0, 3, 2]
     assert other_scene(["a", "a"]) == [0, 1]  # there is none
+
+
+@hypothesis.given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=40))
+def test_every_layout_is_demanded_once_more(scenes):
+    order = other_scene(scenes)
+    assert sorted(order) == list(range(len(scenes)))
+    if 2 * max(map(scenes.count, scenes)) <= len(scenes):
+        assert all(scenes[mine] != scenes[index] for index, mine in enumerate(order))
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (8, 8), (2, 2)])
