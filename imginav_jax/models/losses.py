@@ -1,10 +1,13 @@
 """The three loss terms, one value an image, in float32, and how they are weighted."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
+
+from imginav_jax.devices import target
 
 
 def mse_rgb(rgb: Float[Array, "b h w 3"], target: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
@@ -20,8 +23,41 @@ def cross_entropy_segmentation(
     `labels` is one-hot, all False where a pixel is to be ignored.  The product with it replaces a gather, which
     XLA turns into slow scatters in the backward pass.
     """
-    picked = jnp.where(labels, jax.nn.log_softmax(logits), 0).sum((1, 2, 3))
+    if target.platform() == "cpu":
+        picked = jnp.where(labels, jax.nn.log_softmax(logits), 0).sum((1, 2, 3))
+    else:
+        picked = _log_likelihood(logits, labels)
     return -picked / jnp.maximum(labels.any(-1).sum((1, 2)), 1)
+
+
+@jax.custom_vjp
+def _log_likelihood(logits: Float[Array, "b h w classes"], labels: Bool[Array, "b h w classes"]) -> Float[Array, " b"]:
+    """Returns the sum over labelled pixels of the label's log-softmax.
+
+    Classes are taken one by one: as a reduction over the last axis, XLA would keep logits in float32.
+    """
+    return _forward(logits, labels)[0]
+
+
+def _forward(logits: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
+    each = [logits[..., index] for index in range(logits.shape[-1])]
+    top = functools.reduce(jnp.maximum, each)
+    log_sum = top + jnp.log(functools.reduce(jnp.add, [jnp.exp(logit - top) for logit in each]))
+    picked, number = jnp.zeros_like(top), jnp.zeros(top.shape, jnp.uint8)
+    for index, logit in enumerate(each):
+        picked = jnp.where(labels[..., index], logit - log_sum, picked)
+        number = jnp.where(labels[..., index], jnp.uint8(index + 1), number)
+    return picked.sum((1, 2)), (logits, number, log_sum)
+
+
+def _backward(saved: tuple[Array, ...], gradient: Float[Array, " b"]) -> tuple[Array, None]:
+    logits, number, log_sum = saved
+    labels = number[..., None] == jnp.arange(1, logits.shape[-1] + 1, dtype=jnp.uint8).reshape(1, 1, 1, -1)
+    change = jnp.where(number[..., None] > 0, labels - jnp.exp(logits - log_sum[..., None]), 0)
+    return change * gradient[:, None, None, None], None
+
+
+_log_likelihood.defvjp(_forward, _backward)
 
 
 def cross_entropy_classification(logits: Float[Array, "b types"], types: Int32[Array, " b"]) -> Float[Array, " b"]:

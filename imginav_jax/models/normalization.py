@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from imginav_jax.devices import target
+
 NORM_EPSILON = 1e-5
 
 Activation = Callable[[Array], Array]
@@ -45,16 +47,42 @@ def _forward(x: Array, *arguments: Any) -> tuple[Array, tuple[Any, ...]]:
 
 def _backward(groups: int, activation: Activation, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
     x, *small = saved
-    y, pixels = x.astype(jnp.float32), x.shape[1] * x.shape[2]
+    pixels = x.shape[1] * x.shape[2]
     (factor, offset), pull_back = jax.vjp(functools.partial(_coefficients, groups=groups), *small)
-    _, activate_back = jax.vjp(activation, y * _over_image(factor) + _over_image(offset))
-    (inner,) = activate_back(gradient.astype(jnp.float32))
-    mean, square, *parameter_gradients = pull_back(((inner * y).sum((1, 2)), inner.sum((1, 2))))
+    activate_back = functools.partial(_activate_back, activation, _over_image(factor), _over_image(offset))
+    y, inner = activate_back(x, gradient)
+    mean, square, *parameter_gradients = pull_back(_sum(inner * y, inner))
+    if target.platform() != "cpu":
+        # Without, XLA finds `inner` in both passes and keeps it in float32, which moves more than computing it twice.
+        x, gradient, mean, square = lax.optimization_barrier((x, gradient, mean, square))
+        y, inner = activate_back(x, gradient)
     x_gradient = inner * _over_image(factor) + y * _over_image(2 / pixels * square) + _over_image(mean / pixels)
     return x_gradient.astype(x.dtype), *parameter_gradients
 
 
 bias_norm_act.defvjp(_forward, _backward)
+
+
+def _activate_back(
+    activation: Activation, factor: Array, offset: Array, x: Array, gradient: Array
+) -> tuple[Array, Array]:
+    """Returns x in float32, and the gradient of what the activation is given."""
+    y = x.astype(jnp.float32)
+    _, pull_back = jax.vjp(activation, y * factor + offset)
+    (inner,) = pull_back(gradient.astype(jnp.float32))
+    return y, inner
+
+
+def _sum(first: Float[Array, "b h w c"], second: Float[Array, "b h w c"]) -> tuple[Float[Array, "b c"], ...]:
+    """Returns both sums over the image; elsewhere than on CPUs as one of complex numbers.
+
+    XLA estimates what a kernel costs by the expressions of each of its sums.  With two it finds that `inner`, which
+    both need, is cheaper kept than computed twice on a V100.
+    """
+    if target.platform() == "cpu":
+        return first.sum((1, 2)), second.sum((1, 2))
+    both = lax.complex(first, second).sum((1, 2))
+    return both.real, both.imag
 
 
 def _coefficients(

@@ -2,12 +2,14 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imginav_jax.devices import target
 from imginav_jax.models import losses, metrics
 
 
@@ -21,12 +23,23 @@ def test_mse_is_one_value_an_image():
     np.testing.assert_allclose(losses.mse_rgb(rgb, target), [1 / 12, 4])
 
 
-def test_cross_entropy_of_the_segmentation_takes_logits_and_ignores_unlabelled_pixels():
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_cross_entropy_of_the_segmentation_takes_logits_and_ignores_unlabelled_pixels(platform):
     logits = jnp.log(jnp.array([[[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]], [[[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]]])) + 5
     labels = labels_of([[[0, 2]], [[1, -1]]], 3)  # -1 is no class
     expected = [-(math.log(0.7) + math.log(0.8)) / 2, -math.log(0.25)]
-    np.testing.assert_allclose(losses.cross_entropy_segmentation(logits, labels), expected, rtol=1e-5)
-    assert losses.cross_entropy_segmentation(logits, jnp.zeros_like(labels)).tolist() == [0, 0]
+    with target.compile_for(platform):
+        np.testing.assert_allclose(losses.cross_entropy_segmentation(logits, labels), expected, rtol=1e-5)
+        assert losses.cross_entropy_segmentation(logits, jnp.zeros_like(labels)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_gradient_of_the_segmentation_is_what_is_expected_less_what_is_there(platform):
+    logits = jnp.log(jnp.array([[[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]]]))
+    labels = labels_of([[[0, 1, -1]]], 3)
+    with target.compile_for(platform):
+        found = jax.grad(lambda each: losses.cross_entropy_segmentation(each, labels).sum())(logits)
+    np.testing.assert_allclose(found[0, 0], [[-0.15, 0.1, 0.05], [0.05, -0.45, 0.4], [0, 0, 0]], atol=1e-6)
 
 
 def test_a_sure_and_right_segmentation_costs_nothing():

@@ -5,10 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imginav_jax.devices import target
 from imginav_jax.models.architecture import ACTIVATIONS
 from imginav_jax.models.normalization import bias_norm_act
 
 GROUPS = 4
+
+
+@pytest.fixture(autouse=True, params=["cpu", "gpu"])
+def platform(request):
+    """Every test is of both forms, which are computed here."""
+    with target.compile_for(request.param):
+        yield
 
 
 def random_arguments(dtype=jnp.float32):

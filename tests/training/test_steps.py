@@ -55,11 +55,14 @@ def test_the_losses_of_50_steps_are_those_of_the_plain_form(monkeypatch):
         return np.array(found)
 
     ours = train()
+    with target.compile_for("gpu"):
+        of_cards = train()
     monkeypatch.setattr(normalization, "bias_norm_act", plain_bias_norm_act)
     with target.compile_for("gpu"):  # XLA's own convolutions, and no options
         plain = train()
     assert plain[-1] < 0.7 * plain[0]
     np.testing.assert_allclose(ours, plain, rtol=1e-4)
+    np.testing.assert_allclose(of_cards, plain, rtol=1e-4)
     assert not np.array_equal(ours, plain)
 
 
