@@ -30,7 +30,7 @@ from imginav_jax.runs import experiment
 from imginav_jax.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
-CHUNK = 40  # steps between two validations, an epoch's third
+CHUNK = 20  # steps between two validations, an epoch's sixth
 LIMIT = 0.02  # relative difference of the final validation MSE
 SETTINGS = {"data.image_size": 128, "data.synthetic_size": 300, "num_epochs": 3}
 
