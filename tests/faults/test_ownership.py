@@ -141,8 +141,8 @@ def test_the_log_has_every_start(place, counted):
     counted(1)
 
 
-def steps_in_tensorboard(place):
-    found = EventAccumulator(str(place.work), size_guidance={"tensors": 0})
+def steps_in_tensorboard(folder):
+    found = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     found.Reload()
     return {tag: [event.step for event in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
 
@@ -152,15 +152,15 @@ def test_tensorboard_shows_each_step_once(place, counted):
     settings = {"num_epochs": 70, "early_stopping__patience": 1000, "samples__every_epochs": 50}
     code, output = place.run("kill:step:388", **settings)
     assert code == -signal.SIGKILL, output
-    assert steps_in_tensorboard(place)["step/loss"], "it has been opened by then"
+    assert steps_in_tensorboard(place.work)["step/loss"], "it has been opened by then"
     code, output = place.run("signal:HUP:step:8", **settings)
     assert code == 128 + signal.SIGHUP, output
     code, output = place.run(**settings)
     assert code == 0, output
-    steps = steps_in_tensorboard(place)
+    steps, of_training = steps_in_tensorboard(place.work), steps_in_tensorboard(place.work / "train")
     assert steps["step/loss"] == list(range(10, 421, 10))
-    assert steps["val/loss"] == list(range(6, 421, 6))
-    for tag, each in steps.items():
+    assert steps["epoch/loss"] == of_training["epoch/loss"] == list(range(6, 421, 6))
+    for tag, each in [*steps.items(), *of_training.items()]:
         assert each == sorted(set(each)), tag
     counted(2)
 
