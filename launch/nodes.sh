@@ -5,14 +5,17 @@
 readonly GRACE=15 # seconds that the other processes have to end by themselves after one has
 readonly SIGNALS=(USR2 TERM INT HUP USR1 XCPU) # those that stop the program (imginav_jax/system/signals.py)
 
-# Drops what XLA writes when another process has gone, since the launch script names the one that has: a line of XLA's,
-# and what belongs to it below, up to the stack traces of an abort.
+# Drops what XLA and Orbax write when another process has gone, since the launch script names the one that has: a line of
+# XLA's, and what belongs to it below, up to the stack traces of an abort; or a save that Orbax could not end in the
+# background, with its traceback, and XLA's lines that come between.  The program itself says why a save has failed.
 without_traces() {
   local head='^([EF][0-9]+ .*(coordination_service|client\.h)|[EW][0-9]+ .*preemption_sync_manager)'
   local more='^(Additional GRPC |:[A-Z_]+:|\*\*\* |    @ |Fatal Python error: Aborted|(Current t|T)hread 0x|  File |  <no '
   more+='|  \.\.\.|Extension modules: |$)'
+  local save='^E[0-9]+ .*async_checkpointer\.py:' raised='^(Traceback |    |[A-Za-z_.]+Error: |The above exception was )'
   trap '' "${SIGNALS[@]}"
-  exec sed -uE -e "/$head/{:below" -e '$d;N;s/.*\n//' -e "/$head/b below" -e "/$more/b below" -e '}'
+  exec sed -uE -e "/$head/{:below" -e '$d;N;s/.*\n//' -e "/$head/b below" -e "/$more/b below" -e '}' \
+    -e "/$save/{:under" -e '$d;N;s/.*\n//' -e "/$head/b under" -e "/$more/b under" -e "/$raised/b under" -e '}'
 }
 
 # Names the processes to each other: one on every host of the job, the first on this one.

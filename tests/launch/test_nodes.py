@@ -82,6 +82,12 @@ def test_what_xla_says_when_it_aborts_is_dropped(nodes):
     assert "trace" not in output
 
 
+def without_traces(said):
+    script = f"project=any; . '{ROOT}/launch/nodes.sh'; without_traces"
+    result = subprocess.run(["bash", "-c", script], input=said, capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()
+
+
 def test_only_what_belongs_to_a_lost_process_is_dropped():
     """The lines of XLA and of Python's faulthandler are as they came from a run whose process 0 was killed."""
     said = """\
@@ -109,9 +115,7 @@ E1125 20:13:18.883499    8189 coordination_service_agent.cc:289] heartbeat late
 after
 E1125 20:13:18.883499    8189 coordination_service_agent.cc:289] heartbeat late
 """
-    script = f"project=any; . '{ROOT}/launch/nodes.sh'; without_traces"
-    result = subprocess.run(["bash", "-c", script], input=said, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines() == [
+    assert without_traces(said) == [
         "before",
         "W1125 20:13:28.759906    8346 gpu.cc:28] kept",
         "Traceback (most recent call last):",
@@ -119,6 +123,46 @@ E1125 20:13:18.883499    8189 coordination_service_agent.cc:289] heartbeat late
         "",
         "error: kept",
         "after",
+    ]
+
+
+def test_a_save_that_the_lost_process_broke_off_is_dropped_whole():
+    """Orbax's lines and XLA's, mixed as they came from a run whose process 0 was killed while it saved."""
+    said = """\
+before
+F1127 14:01:02.406571   20001 client.h:80] Terminating process because the JAX distributed service detected errors.
+E1127 14:01:02.406848 140014054799040 async_checkpointer.py:264] [process=1] Failed to run 3 Handler Commit operations
+Traceback (most recent call last):
+  File "async_checkpointer.py", line 219, in <lambda>
+    lambda key, timeout_ms: barrier_sync_fn(key=key, timeout_ms=timeout_ms)
+                            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+jax.errors.JaxRuntimeError: UNAVAILABLE: Failed to send RPC to coordination service.
+Additional GRPC error information from remote target coordination_service while calling /xla/Barrier:
+:UNKNOWN:Error received from peer  {grpc_message:"recvmsg:Connection reset by peer", grpc_status:14}
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "async_checkpointer.py", line 155, in _background_wait_for_commit_futures
+    raise TimeoutError(
+TimeoutError: Timed out while waiting for async_commit_complete barrier.
+*** Check failure stack trace: ***
+    @     0x7f5825a40634  absl::lts_20260107::log_internal::LogMessage::SendToLog()
+Fatal Python error: Aborted
+
+Thread 0x00007f578effd6c0 (most recent call first):
+  File "multihost.py", line 309 in _fn
+
+Extension modules: yaml._yaml, jaxlib.cpu_feature_guard (total: 2)
+error: kept
+Traceback (most recent call last):
+  File "kept.py", line 1, in <module>
+"""
+    assert without_traces(said) == [
+        "before",
+        "error: kept",
+        "Traceback (most recent call last):",
+        '  File "kept.py", line 1, in <module>',
     ]
 
 
