@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int32
 from imginav_jax.devices import target
 
 
-def mse_rgb(rgb: Float[Array, "b h w 3"], target: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
+def mse_rgb(rgb: Float[Array, "b h w 3"], expected: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
     """Returns the mean squared error over pixels and channels, in [0, 4], for both are in [-1, 1]."""
-    return jnp.square(rgb - target).mean((1, 2, 3))
+    return jnp.square(rgb - expected).mean((1, 2, 3))
 
 
 def cross_entropy_segmentation(

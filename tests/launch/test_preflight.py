@@ -287,7 +287,7 @@ def test_a_job_that_was_submitted_by_hand_is_found_while_it_waits(cluster, site,
     ("answer", "waits"),
     [
         ("7|PEND|phase1_2_l40s|imginav_l40s_%J.out|$HOME/project/below", True),
-        ("7[1]|PSUSP|phase1_2_v100[1]|/work/logs/phase1_2_R1_%J.out|{home}/project", True),
+        ("7[1]|PSUSP|phase1_2_v100[1]|/scratch/phase/logs/phase1_2_R1_%J.out|{home}/project", True),
         ("7|PEND|phase1_2_R1|/elsewhere/logs/phase1_2_R1_%J.out|{home}/project", False),
         ("7|PEND|phase1_2_l40s|imginav_l40s_%J.out|$HOME/project2", False),
         ("7|PEND|phase1_2_l40s|imginav_l40s_%J.out|project", False),
@@ -304,10 +304,10 @@ def test_which_jobs_wait_for_this_work_folder(cluster, monkeypatch, answer, wait
     monkeypatch.setenv("PATH", f"{cluster.binaries}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(home))
     if not waits:
-        checks.check_no_job_waits(home / "project", Path("/work"))
+        checks.check_no_job_waits(home / "project", Path("/scratch/phase"))
         return
     with pytest.raises(UserError, match=r"and may train the same runs: 7 phase1_2_.*; wait for them, or: bkill 7$"):
-        checks.check_no_job_waits(home / "project", Path("/work"))
+        checks.check_no_job_waits(home / "project", Path("/scratch/phase"))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def labels_of(classes, num_classes):
 
 def test_mse_is_one_value_an_image():
     rgb = jnp.stack([jnp.zeros((2, 2, 3)), jnp.ones((2, 2, 3))])
-    target = rgb.at[0, 0, 0, 0].set(1.0).at[1].set(-1.0)
-    np.testing.assert_allclose(losses.mse_rgb(rgb, target), [1 / 12, 4])
+    expected = rgb.at[0, 0, 0, 0].set(1.0).at[1].set(-1.0)
+    np.testing.assert_allclose(losses.mse_rgb(rgb, expected), [1 / 12, 4])
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])

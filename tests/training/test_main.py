@@ -108,7 +108,7 @@ batches = [
     for _ in range(20)
 ]
 expected = None
-for devices, parts in ((1, 1), (1, 2), (2, 2), (4, 1)):
+for devices, parts in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
     run = compiled.compile_steps(config, LossWeights(), adamw, create, (8, 8), mesh, parts)
     # Devices exchange the gradients and the losses, and no image.
