@@ -40,24 +40,31 @@ def bias_norm_act(
 def _forward(x: Array, *arguments: Any) -> tuple[Array, tuple[Any, ...]]:
     *parameters, groups, activation = arguments
     y = x.astype(jnp.float32)
-    small = y.mean((1, 2)), jnp.square(y).mean((1, 2)), *parameters
+    sums = _sum(y, jnp.square(y))
+    small = *(each / (x.shape[1] * x.shape[2]) for each in sums), *parameters
     factor, offset = _coefficients(*small, groups=groups)
     return activation(y * _over_image(factor) + _over_image(offset)).astype(x.dtype), (x, *small)
 
 
 def _backward(groups: int, activation: Activation, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
-    x, *small = saved
-    pixels = x.shape[1] * x.shape[2]
-    (factor, offset), pull_back = jax.vjp(functools.partial(_coefficients, groups=groups), *small)
+    x, mean, square, *parameters = saved
+    pixels, on_cpu = x.shape[1] * x.shape[2], target.platform() == "cpu"
+    if not on_cpu:
+        parameters = [jnp.broadcast_to(each, mean.shape) for each in parameters]
+    (factor, offset), pull_back = jax.vjp(functools.partial(_coefficients, groups=groups), mean, square, *parameters)
     activate_back = functools.partial(_activate_back, activation, _over_image(factor), _over_image(offset))
     y, inner = activate_back(x, gradient)
-    mean, square, *parameter_gradients = pull_back(_sum(inner * y, inner))
-    if target.platform() != "cpu":
-        # Without, XLA finds `inner` in both passes and keeps it in float32, which moves more than computing it twice.
-        x, gradient, mean, square = lax.optimization_barrier((x, gradient, mean, square))
+    of_mean, of_square, *of_parameters = pull_back(_sum(inner * y, inner))
+    of_mean, of_square = of_mean / pixels, 2 / pixels * of_square
+    if not on_cpu:
+        # Without, XLA finds `inner` in both passes and keeps it in float32, which moves more than computing it twice;
+        # and it makes many small kernels of the parameters' gradients instead of two.
+        small = jnp.stack([of_mean, of_square, *of_parameters])
+        x, gradient, (of_mean, of_square, *of_parameters) = lax.optimization_barrier((x, gradient, small))
         y, inner = activate_back(x, gradient)
-    x_gradient = inner * _over_image(factor) + y * _over_image(2 / pixels * square) + _over_image(mean / pixels)
-    return x_gradient.astype(x.dtype), *parameter_gradients
+        of_parameters = jnp.stack(of_parameters).sum(1)
+    x_gradient = inner * _over_image(factor) + y * _over_image(of_square) + _over_image(of_mean)
+    return x_gradient.astype(x.dtype), *of_parameters
 
 
 bias_norm_act.defvjp(_forward, _backward)
@@ -88,17 +95,17 @@ def _sum(first: Float[Array, "b h w c"], second: Float[Array, "b h w c"]) -> tup
 def _coefficients(
     mean: Float[Array, "b c"],
     square: Float[Array, "b c"],
-    conv_bias: Float[Array, " c"],
-    scale: Float[Array, " c"],
-    bias: Float[Array, " c"],
+    conv_bias: Float[Array, "*b c"],
+    scale: Float[Array, "*b c"],
+    bias: Float[Array, "*b c"],
     *,
     groups: int,
 ) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
     """Returns factor and offset that normalise each image's channels; `mean`, `square` are without the bias."""
-    conv_bias, scale, bias = (each.reshape(1, -1) for each in (conv_bias, scale, bias))
+    b, c = mean.shape
+    conv_bias, scale, bias = (each.reshape(-1, c) for each in (conv_bias, scale, bias))
     square = square + conv_bias * (2 * mean + conv_bias)
     mean = mean + conv_bias
-    b, c = mean.shape
     moments = jnp.stack([mean, square]).reshape(2, b, groups, c // groups).mean(-1)
     group_mean, group_square = moments.repeat(c // groups, axis=-1)
     variance = jnp.maximum(group_square - jnp.square(group_mean), 0)

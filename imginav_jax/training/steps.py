@@ -14,6 +14,7 @@ from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models import architecture, losses, metrics, network
 from imginav_jax.models.inference import scale_images
 from imginav_jax.models.losses import Losses, LossWeights, weigh_losses
+from imginav_jax.training.norms import settle
 from imginav_jax.training.state import TrainState, update_loss_scale
 
 
@@ -80,10 +81,10 @@ def train_step(
         grads, terms = _accumulate(gradient, split_batch(batch, accumulate_steps))
     loss = _sum(terms)
     grads = jax.tree.map(lambda grad: grad / scale, grads)
+    grads, grad_norm, param_norm = settle(grads, state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     stepped = TrainState(state.step + 1, params, opt_state, state.loss_scale)
-    grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(grad_norm)
     skipped = jnp.float32(0)
     if state.loss_scale is not None:
@@ -97,7 +98,7 @@ def train_step(
         ce_segmentation=terms.ce_segmentation,
         ce_classification=terms.ce_classification,
         grad_norm=grad_norm,
-        param_norm=optax.tree.norm(state.params),
+        param_norm=param_norm,
         skipped=skipped,
     )
     return stepped, measured
