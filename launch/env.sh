@@ -15,7 +15,7 @@
 #   IMGINAV_SYNTHETIC     1: train on synthetic layouts where IMGINAV_MANIFEST names none
 #   IMGINAV_PRESET        changes of the experiments as in configs/phase1_2.py: quick, seed=7, or shortcuts
 #   IMGINAV_ARGUMENTS     more options of the runs and the benchmark, quoted as in a shell: --config.batch_size=8
-#   IMGINAV_PRECISION     float32, bfloat16 or float16 instead of the card's own (imginav_jax/cards.py)
+#   IMGINAV_PRECISION     float32, bfloat16 or float16 instead of the card's own (imginav_jax/devices/cards.py)
 #   IMGINAV_TF32          1: multiply float32 in TF32
 #   IMGINAV_WORKERS       processes that decode layouts; default: the slots less one, at most 4
 #   IMGINAV_MAX_REQUEUES  times that a job may be started again; default: 10
@@ -37,7 +37,7 @@
 #                                         its letter: -gpu num=2 -R 'select[gpu32gb] span[hosts=1] rusage[mem=8GB]'
 #                                         not -J, -I and -K, nor -w for control and report
 #
-# Not to be set by a person: IMGINAV_CARD, the card that was found (imginav_jax/cards.py), and IMGINAV_COORDINATOR,
+# Not to be set by a person: IMGINAV_CARD, the card that was found (imginav_jax/devices/cards.py), and IMGINAV_COORDINATOR,
 # IMGINAV_PROCESSES and IMGINAV_PROCESS, by which the processes of one run find each other (launch/multinode.sh).
 
 : "${project:?is set by the script that sources this file}"

@@ -8,6 +8,9 @@ With `--phase` the autoencoders of R1, R2 and R3 are measured, and for each late
 a small latent-diffusion model and of a ControlNet on it.  With `--memory` instead the training steps of R1, R2 and R3
 are compiled for several batch sizes, with remat and without, and a Markdown table shows what they need and which card
 has that much; nothing is timed and nothing written.  With `--card` they are compiled for a card that need not be here.
+With `--traffic --card=L40S` the same runs' steps are compiled for the card, and tables show what they move through its
+memory, the least that they must, and the time that follows; `--only` names one of them, unet_step and controlnet_step
+too, `--against-torch` sets PyTorch's bytes beside it.
 Any field of the config is overridden as in imginav_jax.main.
 """
 
@@ -20,19 +23,20 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from imginav_jax import cards
 from imginav_jax.benchmark import parts
+from imginav_jax.devices import cards
 from imginav_jax.system import command_line, config_file
 from imginav_jax.system.files import expand_user, make_writable
 from imginav_jax.system.progress import log_to_stdout, logger
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and experiment, configs/phase1_2.py:R1")
-_ONLY = flags.DEFINE_enum("only", None, list(parts.PARTS), "Measure this part alone")
+_ONLY = flags.DEFINE_enum("only", None, [*parts.PARTS, *parts.TRAFFIC_ONLY], "Measure this part alone")
 _AGAINST_TORCH = flags.DEFINE_bool("against-torch", False, "Take turns with the same model in PyTorch")
 _SCALING = flags.DEFINE_bool("scaling", False, "Measure the training step with other batch and image sizes")
 _PHASE = flags.DEFINE_bool("phase", False, "Measure all that Phase 1.2 compares")
 _MEMORY = flags.DEFINE_bool("memory", False, "Print a table of the memory that training needs, by batch size")
-_CARD = flags.DEFINE_enum("card", None, cards.CHIPS, "Compile --memory for this card; default: the device at hand")
+_TRAFFIC = flags.DEFINE_bool("traffic", False, "Print tables of the bytes that a card's programs move; needs --card")
+_CARD = flags.DEFINE_enum("card", None, cards.CHIPS, "Compile --memory or --traffic for this card")
 _OUT = flags.DEFINE_string("out", None, "Folder of the JSON file of --phase; default: the config's phase_dir")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Samples of every time; the median and the quartiles count", 1)
 _JSON = flags.DEFINE_bool("json", False, "Print the results as JSON too, on the last line")
@@ -52,14 +56,22 @@ def main(argv: list[str]) -> None:
         options = f"--config, --config.KEY=VALUE, {', '.join(_MODES)}, --card, --out, --rounds and --json"
         command_line.misuse(f"unknown argument {argv[1]}; options are {options}")
     given = [name for name, flag in _MODES.items() if flag.value]
+    if _TRAFFIC.value:
+        given = ["--traffic", *(name for name in given if name not in ("--only", "--against-torch"))]
     if len(given) > 1:
         command_line.misuse(f"{' and '.join(given)} exclude each other; give one of them")
     if _OUT.value is not None and not _PHASE.value:
         command_line.misuse("--out is of --phase alone; nothing else writes a file")
-    if _CARD.value is not None and not _MEMORY.value:
-        command_line.misuse("--card is of --memory alone; everything else measures the device at hand")
+    if _CARD.value is not None and not _MEMORY.value and not _TRAFFIC.value:
+        command_line.misuse("--card is of --memory and --traffic alone; everything else measures the device at hand")
+    if _TRAFFIC.value and _CARD.value is None:
+        command_line.misuse(f"--traffic needs --card, one of {', '.join(cards.CHIPS)}")
+    if (part := _ONLY.value) and (part in parts.TRAFFIC_ONLY) > _TRAFFIC.value:
+        command_line.misuse(f"--only={part} is of --traffic alone")
+    if part and _TRAFFIC.value and part not in parts.TRAFFIC:
+        command_line.misuse(f"--only={part} has no traffic; expected one of {', '.join(parts.TRAFFIC)}")
     log_to_stdout()
-    modes = {"--phase": measure_phase, "--memory": measure_memory}
+    modes = {"--phase": measure_phase, "--memory": measure_memory, "--traffic": measure_traffic}
     with command_line.one_line_errors():
         modes.get("".join(given), measure_experiment)()
 
@@ -114,14 +126,25 @@ def measure_phase() -> None:
 def measure_memory() -> None:
     """Compiles and prints the table; UserError of the config, or where nothing compiles for cards."""
     if _CARD.value is not None:
-        # JAX reads these when it is imported: it must not look for a card, nor for the assembler of another CUDA.
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ.pop("CUDA_ROOT", None)
+        cards.prepare_to_compile()
     from imginav_jax.benchmark.phase import memory
 
     scope = memory.this_device() if _CARD.value is None else memory.card(_CARD.value)
     needs = memory.measure(_CONFIG.value, scope)
     sys.stdout.write(f"\n{memory.render(_CONFIG.value, scope, needs)}")
+
+
+def measure_traffic() -> None:
+    """Compiles and prints the tables; UserError of the config, or where nothing compiles for cards."""
+    cards.prepare_to_compile()
+    from imginav_jax.benchmark.phase import traffic
+
+    card: str = _CARD.value or ""
+    names = [_ONLY.value] if _ONLY.value else parts.TRAFFIC[:1] if _AGAINST_TORCH.value else parts.TRAFFIC[:4]
+    found = traffic.measure(_CONFIG.value, card, names, against_torch=_AGAINST_TORCH.value)
+    sys.stdout.write(f"\n{traffic.render(card, found)}\n")
+    if _JSON.value:
+        sys.stdout.write(json.dumps(traffic.values(card, found)) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def _measure_by(module: str, config: Any, rounds: int, **options: Any) -> Measur
 
 
 _STEPS = {"train_step": "train", "eval_step": "eval", "encode": "encode", "decode": "decode"}
+TRAFFIC_ONLY = ("unet_step", "controlnet_step")  # parts whose traffic is counted, and which are not timed alone
+TRAFFIC = (*_STEPS, *TRAFFIC_ONLY)
 _MODULES = {
     "input": "speed.input_rate",
     "startup": "speed.startup",

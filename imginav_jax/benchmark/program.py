@@ -1,16 +1,14 @@
 """A program compiled ahead of time, and what it needs."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from imginav_jax.devices import target
 from imginav_jax.devices.mesh import memory_mib
+from imginav_jax.traffic.floor import count_flops
 
 
 class Program(NamedTuple):
@@ -49,41 +47,3 @@ def compile_program(
     with target.compile_for("gpu"):  # the plain convolutions: some forms for the CPU multiply by zeros
         plain = jax.make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
     return Program(compiled, seconds, memory, count_flops(plain.jaxpr), analysis["bytes accessed"])
-
-
-def count_flops(jaxpr: Jaxpr) -> int:
-    """Returns the operations of all convolutions and matrix products, a multiplication and an addition being two.
-
-    Counted before compilation: XLA's own analysis of a GPU program leaves out what cuBLAS and cuDNN do.  As there,
-    padding and the zeros of a dilated input do not count.
-    """
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            total += 2 * _dot_products(equation)
-        elif equation.primitive.name == "conv_general_dilated":
-            total += 2 * _conv_products(equation)
-        total += sum(map(count_flops, jaxprs_in_params(equation.params)))
-    return total
-
-
-def _dot_products(equation: Any) -> int:
-    contracting, _ = equation.params["dimension_numbers"][0]
-    left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    return math.prod(out) * math.prod(left[axis] for axis in contracting)
-
-
-def _conv_products(equation: Any) -> int:
-    params, axes = equation.params, equation.params["dimension_numbers"]
-    (image, kernel), out = (var.aval.shape for var in equation.invars), equation.outvars[0].aval.shape
-    products = out[axes.out_spec[0]] * out[axes.out_spec[1]] * kernel[axes.rhs_spec[1]]  # batch, outputs, inputs
-    for number, (low, _) in enumerate(params["padding"]):
-        image_size, kernel_size, out_size = (
-            shape[spec[2 + number]]
-            for shape, spec in ((image, axes.lhs_spec), (kernel, axes.rhs_spec), (out, axes.out_spec))
-        )
-        dilation = params["lhs_dilation"][number]
-        start = np.arange(out_size) * params["window_strides"][number] - low
-        place = np.add.outer(start, np.arange(kernel_size) * params["rhs_dilation"][number])
-        products *= int(((place >= 0) & (place <= (image_size - 1) * dilation) & (place % dilation == 0)).sum())
-    return products

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from imginav_jax.benchmark import sampling, table, timing
 from imginav_jax.benchmark.phase import phase
+from imginav_jax.benchmark.phase.traffic import LAYOUTS
 from imginav_jax.benchmark.speed import roofline
 from imginav_jax.benchmark.speed.roofline import Rates
 from imginav_jax.control import demands
@@ -23,11 +24,9 @@ from imginav_jax.report.measurement import demand
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.progress import logger
 
-_LAYOUTS = 22_318  # training layouts of the real experiment
 _ROUNDS = 5
 _HOUR = 3600.0
-# Dense matrix products in the card's own precision, FLOPs a second, as NVIDIA's data sheets say.
-_PEAKS = {"V100": 125e12, "L40S": 362e12}
+_CARDS = ("V100", "L40S")
 
 
 class Planned(NamedTuple):
@@ -68,7 +67,7 @@ def draw(config: RawConfig, settings: Settings) -> str:
         )
     rows.append(["all", "", "", "", "", "", "", *(f"{hour:.2f}" for hour in total)])
     return "\n".join([
-        f"Training on {_LAYOUTS:,} layouts of {size}x{size}, batch {settings.batch_size}, {settings.precision}, "
+        f"Training on {LAYOUTS:,} layouts of {size}x{size}, batch {settings.batch_size}, {settings.precision}, "
         f"{settings.seeds} seed{'' if settings.seeds == 1 else 's'} a latent",
         "",
         table.align(rows, text_columns=2),
@@ -91,7 +90,7 @@ def plan(shapes: Mapping[str, Shape], image_size: int, settings: Settings) -> li
         of = demands.shape_of(settings.condition, shape[:2], image_size, contents)
         recipe = Recipe(shift=shift, dtype=settings.precision)
         programs = Programs(mesh, shape, of, recipe, settings.batch_size, settings.sampling_steps)
-        flops[label], traffic[label] = programs.flops(_LAYOUTS), programs.traffic(_LAYOUTS)
+        flops[label], traffic[label] = programs.flops(LAYOUTS), programs.traffic(LAYOUTS)
     given = settings.unet_steps, settings.controlnet_steps
     planned = []
     for label, shape in shapes.items():
@@ -119,4 +118,4 @@ def _measure_here(precision: str) -> dict[str, Rates]:
 
 
 def _published() -> dict[str, Rates]:
-    return {name: Rates(peak, chips.CHIPS[name].bandwidth) for name, peak in _PEAKS.items()}
+    return {name: Rates(chips.CHIPS[name].half_flops, chips.CHIPS[name].bandwidth) for name in _CARDS}

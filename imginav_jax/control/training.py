@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from imginav_jax.benchmark.program import count_flops
 from imginav_jax.devices import target
 from imginav_jax.devices.mesh import batch_sharding
 from imginav_jax.models.diffusion import flow_matching, steps, unet
@@ -26,6 +25,7 @@ from imginav_jax.runs.results.control_file import Counts, Point
 from imginav_jax.system import files
 from imginav_jax.system.progress import Progress, logger
 from imginav_jax.system.signals import Stop
+from imginav_jax.traffic.floor import count_flops
 
 _STEPS_BETWEEN_LOOKS = 10  # at the loss, and for a signal; as many may be on their way to the device
 _SECONDS_BETWEEN_SAVES = 300.0

@@ -1,12 +1,14 @@
-"""What XLA must know of a card to compile for it where there is none; `imginav_jax.cards.CHIPS` names them."""
+"""What XLA must know of a card to compile for it where there is none; `imginav_jax.devices.cards.CHIPS` names them."""
 
 import dataclasses
 import logging
+import shlex
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
+from imginav_jax.devices import cards
 from imginav_jax.system import versions
 from imginav_jax.system.errors import UserError
 
@@ -45,7 +47,7 @@ device_description_str: "{name}"
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The numbers that CUDA reports of a card, memory in bytes."""
+    """The numbers that CUDA reports of a card, memory in bytes, and the rates of its data sheet, a second."""
 
     capability: tuple[int, int]
     multiprocessors: int
@@ -55,20 +57,28 @@ class Chip:
     shared_memory_of_block: int  # at most
     l2_cache: int
     clock_ghz: float
-    bandwidth: int  # of the card's memory, a second
+    bandwidth: int  # of the card's memory
+    half_flops: float  # of dense matrix products in 16 bits
+    single_flops: float  # in float32, not TF32
+
+    def flops(self, precision: str) -> float:
+        """Returns the operations a second that a large matrix product can reach in `precision`."""
+        return self.single_flops if precision == "float32" else self.half_flops
 
 
+# Rates: NVIDIA's data sheets of the V100 (SXM2), L40S, A100 (SXM, 80 GB) and H100 (SXM), dense.
 CHIPS = {
-    "V100": Chip((7, 0), 80, 64, 2048, 98_304, 98_304, 6_291_456, 1.53, 898_048_000_000),
-    "L40S": Chip((8, 9), 142, 128, 1536, 102_400, 101_376, 100_663_296, 2.52, 864_096_000_000),
+    "V100": Chip((7, 0), 80, 64, 2048, 98_304, 98_304, 6_291_456, 1.53, 898_048_000_000, 125e12, 15.7e12),
+    "L40S": Chip((8, 9), 142, 128, 1536, 102_400, 101_376, 100_663_296, 2.52, 864_096_000_000, 362e12, 91.6e12),
+    "A100": Chip((8, 0), 108, 64, 2048, 167_936, 166_912, 41_943_040, 1.41, 2_039_000_000_000, 312e12, 19.5e12),
+    "H100": Chip((9, 0), 132, 128, 2048, 233_472, 232_448, 52_428_800, 1.98, 3_352_320_000_000, 989e12, 66.9e12),
 }
 
 
 def device(name: str) -> Any:
     """Returns a device of JAX that programs are compiled for and never run on; `name` is one of CHIPS.
 
-    JAX must have been imported with JAX_PLATFORMS=cpu and without CUDA_ROOT: it would look for a card, and for another
-    assembler.
+    `cards.prepare_to_compile` must have been called before JAX was imported.
 
     Raises:
       UserError: what compiles for cards is missing, or of another version than JAX.
@@ -85,7 +95,8 @@ def check_installed() -> None:
     if plugin == jax.__version__ and assembler:
         return
     there = f"{_PLUGIN} is {plugin or 'missing'}, {_ASSEMBLER} is {assembler or 'missing'}"
+    target = shlex.quote(str(cards.compiler_folder()))
     raise UserError(
         f"JAX {jax.__version__} cannot compile for a card here: {there}; "
-        f"pip install --no-deps {_PLUGIN}=={jax.__version__} {_ASSEMBLER}"
+        f"pip install --no-deps --target {target} {_PLUGIN}=={jax.__version__} {_ASSEMBLER}"
     )

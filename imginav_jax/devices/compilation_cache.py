@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from imginav_jax import cards
-from imginav_jax.devices import target
+from imginav_jax.devices import cards, target
 from imginav_jax.system.progress import logger
 
 

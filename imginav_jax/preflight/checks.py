@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imginav_jax import cards
+from imginav_jax.devices import cards
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user, nearest, require_literal, try_to_write
 

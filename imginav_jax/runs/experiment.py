@@ -10,8 +10,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from imginav_jax.cards import PRECISIONS
 from imginav_jax.datasets.preparation import DataSpec
+from imginav_jax.devices.cards import PRECISIONS
 from imginav_jax.models.architecture import MAX_DOWNSAMPLING_STEPS, NORM_GROUPS, AutoencoderConfig
 from imginav_jax.models.losses import LossWeights
 from imginav_jax.runs.outputs import run_name

@@ -11,9 +11,8 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from imginav_jax import cards
 from imginav_jax.datasets import preparation
-from imginav_jax.devices import distributed
+from imginav_jax.devices import cards, distributed
 from imginav_jax.devices.distributed import Agreement
 from imginav_jax.devices.mesh import make_mesh, memory_limit_mib
 from imginav_jax.input_pipeline import pipeline

@@ -6,9 +6,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from imginav_jax import cards
-from imginav_jax.cards import Card
 from imginav_jax.datasets.preparation import PreparedData
+from imginav_jax.devices import cards
+from imginav_jax.devices.cards import Card
 from imginav_jax.devices.mesh import describe_devices
 from imginav_jax.input_pipeline.pipeline import steps_per_epoch
 from imginav_jax.runs.experiment import Experiment

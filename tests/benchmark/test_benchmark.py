@@ -30,6 +30,7 @@ from imginav_jax.runs.results.benchmark_file import (
     TrainingStepCost,
 )
 from imginav_jax.system.errors import UserError
+from imginav_jax.traffic import floor
 
 SHAPE = (4, 4, 4)
 run = functools.partial(helpers.run, "benchmark")
@@ -125,15 +126,15 @@ def test_flops_by_hand_and_as_xla_counts_them():
         (conv, 2 * (2 * 5 * 3) * taps),
         (functools.partial(conv, dilation=2), 2 * (2 * 5 * 3) * taps),  # every value meets every weight once, as above
     ):
-        assert program.count_flops(jax.make_jaxpr(function)(x, kernel).jaxpr) == expected
+        assert floor.count_flops(jax.make_jaxpr(function)(x, kernel).jaxpr) == expected
     params = jax.eval_shape(lambda: unet.init_unet(SHAPE, jax.random.key(0)))
     state = jax.eval_shape(lambda params: steps.create_state(params, Recipe()), params)
     step = jax.jit(functools.partial(steps.unet_step, recipe=Recipe()))
     key = jax.eval_shape(lambda: jax.random.key(0))
     traced = step.trace(state, jax.ShapeDtypeStruct((64, *SHAPE), np.float32), key)
     analysis = traced.lower().cost_analysis()  # with what is not counted here, such as norms
-    assert program.count_flops(traced.jaxpr.jaxpr) == pytest.approx(analysis["flops"], rel=0.05)
-    assert program.count_flops(traced.jaxpr.jaxpr) < analysis["flops"]
+    assert floor.count_flops(traced.jaxpr.jaxpr) == pytest.approx(analysis["flops"], rel=0.05)
+    assert floor.count_flops(traced.jaxpr.jaxpr) < analysis["flops"]
 
 
 def test_the_shapes_of_the_real_size_by_hand():

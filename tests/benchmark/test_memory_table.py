@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from helpers import ROOT, config_of
-from imginav_jax import cards
 from imginav_jax.benchmark.phase import memory
-from imginav_jax.devices import chips
+from imginav_jax.devices import cards, chips
 from imginav_jax.models import inference
 from imginav_jax.runs import experiment
 from imginav_jax.system.errors import UserError

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from helpers import ROOT
-from imginav_jax import cards
+from imginav_jax.devices import cards
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, sys

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from helpers import ROOT
-from imginav_jax import cards
+from imginav_jax.devices import cards
 from imginav_jax.system.errors import UserError
 from launch.conftest import CARDS
 
@@ -217,7 +217,7 @@ def test_a_mistake_is_one_line(cluster):
 
 
 def test_it_needs_the_standard_library_alone():
-    code = "import sys; from imginav_jax import cards; print(*sys.modules)"
+    code = "import sys; from imginav_jax.devices import cards; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in result.stdout.split()}
     assert loaded - {"imginav_jax", "__main__"} <= sys.stdlib_module_names

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from helpers import ROOT
-from imginav_jax import cards
+from imginav_jax.devices import cards
 
 FILES = ROOT / "requirements.txt", ROOT / "requirements-gpu.txt"
 PIP = "pip==26.3"  # reads the wheels' metadata alone, if told to; older ones fetch gigabytes even in a dry run

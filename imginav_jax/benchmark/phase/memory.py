@@ -8,10 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imginav_jax import cards
 from imginav_jax.benchmark.phase import autoencoder_cost, phase
-from imginav_jax.cards import PRECISIONS
-from imginav_jax.devices import chips
+from imginav_jax.devices import cards, chips
+from imginav_jax.devices.cards import PRECISIONS
 from imginav_jax.devices.mesh import explain_out_of_memory, memory_mib
 from imginav_jax.devices.target import compile_for, require_devices
 from imginav_jax.runs.experiment import Experiment, RawConfig

@@ -4,7 +4,7 @@ The roofline is the least time that a program could take: that of its arithmetic
 or that of its memory traffic at the rate of a large copy, whichever is longer.  Divided by the time that it did take,
 it is the fraction of the roofline that is reached.
 
-- The arithmetic is that of convolutions and matrix products (`program.count_flops`), in the precision that they have.
+- The arithmetic is that of convolutions and matrix products (`traffic/floor.py`), in the precision that they have.
 - The memory traffic is XLA's count for the compiled program: what every operation, or group of fused ones, reads and
   writes.  What a cache keeps from one to the next is counted all the same, so the fraction of a program that works in
   the caches may exceed 1; it says then that memory is not what limits it.  What cuDNN and cuBLAS use inside is missing.
