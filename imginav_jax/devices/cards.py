@@ -179,7 +179,6 @@ def prepare_to_compile() -> None:
     """
     sys.path.insert(0, str(compiler_folder()))
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # else the compiler says that there is no card
     os.environ.pop("CUDA_ROOT", None)  # it may name another version
 
 

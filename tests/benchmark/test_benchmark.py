@@ -363,11 +363,18 @@ def test_the_memory_table_is_printed_and_nothing_is_written(tmp_path):
             ["--phase", CONFIG, "extra"],
             "error: unknown argument extra; options are --config, --config.KEY=VALUE, --only,",
         ),
-        (2, ["--memory", CONFIG, "--card=A100"], "error: flag --card=A100: value should be one of <V100|L40S>"),
+        (2, ["--memory", CONFIG, "--card=T4"], "error: flag --card=T4: value should be one of <V100|L40S|A100|H100>"),
+        (2, ["--traffic", CONFIG], "error: --traffic needs --card, one of V100, L40S, A100, H100"),
+        (
+            2,
+            ["--traffic", CONFIG, "--card=V100", "--only=input"],
+            "error: --only=input has no traffic; expected one of",
+        ),
+        (2, ["--only=unet_step", CONFIG], "error: --only=unet_step is of --traffic alone"),
         (
             2,
             ["--phase", CONFIG, "--card=V100"],
-            "error: --card is of --memory alone; everything else measures the device",
+            "error: --card is of --memory and --traffic alone; everything else measures the device",
         ),
         (2, ["--phase", CONFIG, "--rounds=0"], "error: flag --rounds=0: 0 is not a positive integer"),
         (
