@@ -1,4 +1,7 @@
-"""The card that a job got, as settings for a shell: `eval "$(python -m imginav_jax.cards)"`."""
+"""The card that a job got, as settings for a shell: `eval "$(python -m imginav_jax.cards)"`.
+
+`--check` instead looks whether the card computes what it should, and as fast: for the first job on a cluster.
+"""
 
 import os
 import shlex
@@ -6,15 +9,33 @@ import sys
 from pathlib import Path
 
 from imginav_jax.devices import cards
+from imginav_jax.system import command_line
 from imginav_jax.system.command_line import Parser
 from imginav_jax.system.errors import UserError
 
 
 def main() -> None:
-    """Prints lines for a shell on stdout, and what they are for on stderr."""
     parser = Parser("cards", "Show the card that this machine has, as settings for a shell.", "")
     parser.epilog = 'example: eval "$(python -m imginav_jax.cards)"'
-    parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="check the card instead: a minute")
+    if parser.parse_args().check:
+        check()
+    else:
+        show_settings()
+
+
+def check() -> None:
+    """Prints a line for each check of the card, and ends with exit code 1 where one fails."""
+    from imginav_jax.preflight import card_check  # it needs JAX, and nothing else here does
+
+    with command_line.one_line_errors():
+        for line in card_check.report(card_check.check(cards.find())):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+
+def show_settings() -> None:
+    """Prints lines for a shell on stdout, and what they are for on stderr."""
     try:
         card = cards.find()
         cards.check_cudnn(card.name, cards.cudnn_version())

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Times R1, R2 and R3 on one card, the queue's:  bsub -q gpuv100 < launch/benchmark.sh
+# Checks the queue's card, then times R1, R2 and R3 on it:  bsub -q gpuv100 < launch/benchmark.sh
 # Settings: launch/env.sh.  The output goes to the submission folder: LSF loses it where a folder of -o does not exist.
 #BSUB -J phase1_2_benchmark
 #BSUB -q gpul40s
@@ -28,5 +28,6 @@ tune_for_card
 require_card
 collect_options
 cd "$project"
+"$python" -m imginav_jax.cards --check
 exec "$python" -m imginav_jax.benchmark --phase \
   "--config=$project/configs/phase1_2.py:R1${IMGINAV_PRESET:+,$IMGINAV_PRESET}" "${options[@]}"

@@ -73,10 +73,13 @@ def test_the_table_shows_what_fits_on_which_card(taken):
     assert "bfloat16 and float16 are left out" in heading
     assert "V100 16 GB 14,193 MiB" in heading
     assert "ahead of time" not in heading
-    assert header == "| run | precision | remat | 4 | 8 | 16 | 32 | 64 | V100 16 GB | V100 32 GB | L40S |"
-    assert rule.count("---") == 11
-    assert rows[0] == "| R1 | float32 | off | 4,000 | 8,000 | 16,000 | 32,000 | too large | 8 | 16 | 32 |"
-    assert rows[5] == "| R3 | float32 | on | 1,200 | 2,400 | 4,800 | 9,600 | too large | 32 | 32 | 32 |"
+    known = "V100 16 GB | V100 32 GB | L40S | A100 40 GB | A100 80 GB | H100 80 GB"
+    assert header == f"| run | precision | remat | 4 | 8 | 16 | 32 | 64 | {known} |"
+    assert rule.count("---") == 14
+    assert (
+        rows[0] == "| R1 | float32 | off | 4,000 | 8,000 | 16,000 | 32,000 | too large | 8 | 16 | 32 | 32 | 32 | 32 |"
+    )
+    assert rows[5] == "| R3 | float32 | on | 1,200 | 2,400 | 4,800 | 9,600 | too large | 32 | 32 | 32 | 32 | 32 | 32 |"
     assert len(rows) == 6
     assert len(set(taken)) == 30
     assert config.batch_size == 16
