@@ -138,13 +138,14 @@ def measure_traffic() -> None:
     """Compiles and prints the tables; UserError of the config, or where nothing compiles for cards."""
     cards.prepare_to_compile()
     from imginav_jax.benchmark.phase import traffic
+    from imginav_jax.traffic import table
 
     card: str = _CARD.value or ""
     names = [_ONLY.value] if _ONLY.value else parts.TRAFFIC[:1] if _AGAINST_TORCH.value else parts.TRAFFIC[:4]
     found = traffic.measure(_CONFIG.value, card, names, against_torch=_AGAINST_TORCH.value)
-    sys.stdout.write(f"\n{traffic.render(card, found)}\n")
+    sys.stdout.write(f"\n{table.render(card, found)}\n")
     if _JSON.value:
-        sys.stdout.write(json.dumps(traffic.values(card, found)) + "\n")
+        sys.stdout.write(json.dumps(table.values(card, found)) + "\n")
 
 
 if __name__ == "__main__":

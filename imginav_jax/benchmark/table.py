@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from imginav_jax.runs.results.benchmark_file import Benchmark, Conditions, Spread, TrainingStepCost
+from imginav_jax.system import text_table
 
 GIGA = 1e9
 
@@ -28,10 +29,7 @@ def heading(conditions: Conditions) -> str:
 
 def align(rows: Sequence[Sequence[Cell]], text_columns: int = 1) -> str:
     """Returns lines with columns as wide as they need to be: the first ones, of text, to the left, numbers right."""
-    texts = [[show(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    formats = [f"{'<' if number < text_columns else '>'}{width}" for number, width in enumerate(widths)]
-    return "\n".join("  ".join(map(format, row, formats)) for row in texts)
+    return text_table.align([[show(cell) for cell in row] for row in rows], text_columns)
 
 
 def show(cell: Cell) -> str:

@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 
 from imginav_jax.benchmark import sampling, table, timing
 from imginav_jax.benchmark.phase import phase
-from imginav_jax.benchmark.phase.traffic import LAYOUTS
 from imginav_jax.benchmark.speed import roofline
 from imginav_jax.benchmark.speed.roofline import Rates
 from imginav_jax.control import demands
@@ -23,6 +22,7 @@ from imginav_jax.models.diffusion.unet import Shape
 from imginav_jax.report.measurement import demand
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.progress import logger
+from imginav_jax.traffic.count import LAYOUTS
 
 _ROUNDS = 5
 _HOUR = 3600.0

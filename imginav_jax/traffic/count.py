@@ -13,6 +13,8 @@ from imginav_jax.traffic import floor, kinds, program, steps
 from imginav_jax.traffic.floor import Pass
 from imginav_jax.traffic.program import Kernel
 
+LAYOUTS = 22_318  # training layouts of the real experiment
+
 
 class Excess(NamedTuple):
     """A kernel, and what it moves above its floor, in bytes."""
