@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from imginav_jax.devices import target
 
@@ -25,28 +26,28 @@ def cross_entropy_segmentation(
     """
     if target.platform() == "cpu":
         picked = jnp.where(labels, jax.nn.log_softmax(logits), 0).sum((1, 2, 3))
-    else:
-        picked = _log_likelihood(logits, labels)
-    return -picked / jnp.maximum(labels.any(-1).sum((1, 2)), 1)
+        return -picked / jnp.maximum(labels.any(-1).sum((1, 2)), 1)
+    numbers = jnp.arange(1, labels.shape[-1] + 1, dtype=jnp.uint8).reshape(1, 1, 1, -1)
+    number = lax.optimization_barrier(jnp.where(labels, numbers, 0).max(-1))  # a byte a pixel, not one a class
+    return -_log_likelihood(logits, number) / jnp.maximum((number > 0).sum((1, 2)), 1)
 
 
 @jax.custom_vjp
-def _log_likelihood(logits: Float[Array, "b h w classes"], labels: Bool[Array, "b h w classes"]) -> Float[Array, " b"]:
-    """Returns the sum over labelled pixels of the label's log-softmax.
+def _log_likelihood(logits: Float[Array, "b h w classes"], number: UInt8[Array, "b h w"]) -> Float[Array, " b"]:
+    """Returns the sum over labelled pixels of the label's log-softmax; `number` is its class from 1, or 0 for none.
 
     Classes are taken one by one: as a reduction over the last axis, XLA would keep logits in float32.
     """
-    return _forward(logits, labels)[0]
+    return _forward(logits, number)[0]
 
 
-def _forward(logits: Array, labels: Array) -> tuple[Array, tuple[Array, ...]]:
+def _forward(logits: Array, number: Array) -> tuple[Array, tuple[Array, ...]]:
     each = [logits[..., index] for index in range(logits.shape[-1])]
     top = functools.reduce(jnp.maximum, each)
     log_sum = top + jnp.log(functools.reduce(jnp.add, [jnp.exp(logit - top) for logit in each]))
-    picked, number = jnp.zeros_like(top), jnp.zeros(top.shape, jnp.uint8)
+    picked = jnp.zeros_like(top)
     for index, logit in enumerate(each):
-        picked = jnp.where(labels[..., index], logit - log_sum, picked)
-        number = jnp.where(labels[..., index], jnp.uint8(index + 1), number)
+        picked = jnp.where(number == index + 1, logit - log_sum, picked)
     return picked.sum((1, 2)), (logits, number, log_sum)
 
 
