@@ -257,7 +257,7 @@ def test_pytorch_takes_turns_and_computes_the_same_loss():
         (["--scaling", "--out=folder"], "error: --out is of --phase alone; nothing else writes a file"),
         (
             ["--only=train"],
-            f"error: flag --only=train: value should be one of <{'|'.join(parts.PARTS)}>",
+            f"error: flag --only=train: value should be one of <{'|'.join((*parts.PARTS, *parts.TRAFFIC_ONLY))}>",
         ),
         (["--config.precision=float8"], "error: config.precision is float8, expected float32 or bfloat16 or float16"),
     ],

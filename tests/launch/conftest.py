@@ -25,6 +25,7 @@ CARDS = {
 # one exit code of the folder `codes` by moving its file: jobs that start together never take the same.
 _RECORDER = """#!/bin/bash
 case " $* " in *" imginav_jax.preflight "*) [ ! -e {folder}/unchecked ] || exit 0 ;; esac
+case " $* " in *" imginav_jax.cards --check "*) echo "checked the card"; exit 0 ;; esac
 case " $* " in *" imginav_jax.cards "* | *" imginav_jax.preflight "*) exec {python} "$@" ;; esac
 record={folder}/${{LSB_JOBID:-0}}.${{LSB_JOBINDEX:-0}}.${{IMGINAV_PROCESS:-0}}
 printf '%s\\n' "$@" >"$record.arguments"

@@ -41,6 +41,7 @@ def test_the_pins_belong_together():
     cards.check_cudnn("Tesla V100-SXM2-16GB", gpu[cards.CUDNN])
 
 
+@pytest.mark.card
 def test_they_resolve_against_the_index_and_every_package_for_the_card_is_pinned(tmp_path):
     if sys.platform != "linux":
         pytest.skip("the CUDA wheels are for Linux")

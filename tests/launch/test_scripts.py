@@ -109,6 +109,7 @@ def test_the_report_and_the_benchmark(cluster, site):
     assert cluster.recorded(report).arguments == ["-m", "imginav_jax.report", *expected, outputs, *more]
     given = cluster.recorded(benchmark).arguments
     assert given[:3] == ["-m", "imginav_jax.benchmark", "--phase"]
+    assert cluster.outputs().count("checked the card\n") == 1  # before it is timed
     assert {f"--config.phase_dir={outputs}", "--config.precision=bfloat16", "--config.batch_size=8"} <= set(given)
 
 
