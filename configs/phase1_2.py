@@ -77,6 +77,9 @@ def _full(experiment: str) -> Any:
     config.accumulate_steps = 1  # parts of the batch that a step takes in turn; less memory, the same result
     config.num_epochs = 10  # 0: only evaluate the weights of init_from
     config.init_from = config_dict.placeholder(str)  # weights to start from: a workdir or an imported checkpoint
+    config.init_step = config_dict.placeholder(int)  # of its checkpoint; none: the best
+    config.init_sha256 = config_dict.placeholder(str)  # that its weights must have; none: any
+    config.init_log_variance = config_dict.placeholder(float)  # of a variational model from deterministic weights
     config.precision = "float32"  # of the convolutions: float32, bfloat16 or float16; parameters are always float32
     config.num_devices = 0  # to train on; 0: all there are
 
@@ -85,6 +88,7 @@ def _full(experiment: str) -> Any:
     config.model.base_channels = BASE_CHANNELS  # of the first stage, doubled by each step; a multiple of 16
     config.model.downsampling_steps = steps  # 1 to 7; each halves height and width
     config.model.shortcuts = False  # parameter-free, around each stage: pixels become channels, and channels pixels
+    config.model.variational = False  # a mean and a log-variance of each latent value; wants a loss.kl
     config.model.remat = False  # recompute activations in the backward pass: less memory, more time
 
     config.data = config_dict.ConfigDict()
@@ -101,10 +105,11 @@ def _full(experiment: str) -> Any:
     config.optimizer.learning_rate = 1e-4  # constant
     config.optimizer.weight_decay = 0.01  # decoupled, on every parameter
 
-    config.loss = config_dict.ConfigDict()  # weights of the three terms
+    config.loss = config_dict.ConfigDict()  # weights of the terms
     config.loss.mse = 1.0  # RGB, on [-1, 1]
     config.loss.segmentation = 0.05  # cross-entropy, nats
     config.loss.classification = 0.01  # room/scene cross-entropy, nats
+    config.loss.kl = 0.0  # KL divergence from N(0, 1), nats, the mean over latent values; of a variational model
 
     config.early_stopping = config_dict.ConfigDict()
     config.early_stopping.patience = 3  # epochs without improvement before the run stops

@@ -73,6 +73,7 @@ class AutoencoderConfig:
       norm_groups: of their norms.
       heads: at most one of each kind, in PyTorch's order.
       shortcuts: add to each stage's result what it gets, by `models/shortcuts.py`; without parameters.
+      variational: the encoder says a mean and a log-variance of each latent value; the latent is the mean.
       compute_dtype: what convolutions run in; parameters and norm statistics stay float32.
       remat: recompute each stage's activations in the backward pass instead of keeping them.
     """
@@ -84,6 +85,7 @@ class AutoencoderConfig:
     norm_groups: int = NORM_GROUPS
     heads: tuple[HeadConfig, ...] = _HEADS
     shortcuts: bool = False
+    variational: bool = False
     compute_dtype: str = "float32"
     remat: bool = False
 

@@ -1,4 +1,4 @@
-"""The three loss terms, one value an image, in float32, and how they are weighted."""
+"""The loss terms, one value an image, in float32, and how they are weighted."""
 
 import functools
 from typing import Any, NamedTuple
@@ -73,19 +73,28 @@ class LossWeights(NamedTuple):
     mse: float = 1.0
     segmentation: float = 0.05
     classification: float = 0.01
+    kl: float = 0.0
 
 
 class Losses(NamedTuple):
     """The loss terms: one value an image or means, unweighted unless said otherwise; CE in nats.
 
-    The term of a head that the model does not have is 0.
+    The term of a head that the model does not have is 0.  A model that is not variational has no KL divergence.
     """
 
     mse_rgb: Any
     ce_segmentation: Any
     ce_classification: Any
+    kld: Any = None
 
 
 def weigh_losses(terms: Losses, weights: LossWeights) -> Losses:
     """Returns each term multiplied by its weight; their sum is the loss."""
-    return Losses(*(term * weight for term, weight in zip(terms, weights, strict=True)))
+    weighted = (None if term is None else term * weight for term, weight in zip(terms, weights, strict=True))
+    return Losses(*weighted)
+
+
+def sum_losses(terms: Losses) -> Any:
+    """Returns the sum of the terms that there are."""
+    total = terms.mse_rgb + terms.ce_segmentation + terms.ce_classification
+    return total if terms.kld is None else total + terms.kld

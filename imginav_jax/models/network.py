@@ -18,7 +18,9 @@ from jaxtyping import Array, Float
 
 from imginav_jax.models import convolutions, normalization, shortcuts
 from imginav_jax.models.architecture import ACTIVATIONS, NORM_GROUPS, AutoencoderConfig, HeadConfig
+from imginav_jax.models.posterior import Posterior
 
+LOG_VARIANCE = "to_log_variance"  # key of a variational encoder's second layer to the latent
 Params = dict[str, Any]
 Operation = Callable[[Array, Array], Array]  # (images, kernel) to images
 Shortcut = Callable[[Array], Array]  # what a stage gets to what it adds to its result
@@ -116,7 +118,10 @@ class Stage(nnx.List):
 
 
 class Encoder(nnx.Module):
-    """Image to latent: one (conv, norm, strided conv, norm) stage a downsampling step, then a bottleneck."""
+    """Image to latent: one (conv, norm, strided conv, norm) stage a downsampling step, then a bottleneck.
+
+    A variational one has a second layer beside that to the latent, for the log-variance; the latent is the mean.
+    """
 
     def __init__(self, config: AutoencoderConfig, draw: Draw):
         dtype = jnp.dtype(config.compute_dtype)
@@ -131,17 +136,22 @@ class Encoder(nnx.Module):
         self.stages = nnx.List(stages)
         self.bottleneck = Stage([_same(cin, cin, 3, dtype=dtype, draw=draw), norm(cin)])
         self.to_latent = _same(cin, config.latent_channels, 1, dtype=dtype, draw=draw)
+        to_log_variance = functools.partial(_same, cin, config.latent_channels, 1, dtype=dtype, draw=draw)
+        self.to_log_variance = to_log_variance() if config.variational else None
         latent = functools.partial(shortcuts.resize_channels, channels=config.latent_channels)
         self.shortcut = latent if config.shortcuts else None  # around the bottleneck and the layer to the latent
         self.dtype, self.remat = dtype, config.remat
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f latent"]:
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Posterior:
         x = images.astype(self.dtype)
         for stage in self.stages:
             x, _ = _run(stage, x, self.remat)
-        y, x = _run(self.bottleneck, x, self.remat)
-        y = self.to_latent(y)
-        return (y if self.shortcut is None else y + self.shortcut(x)).astype(jnp.float32)
+        features, x = _run(self.bottleneck, x, self.remat)
+        y = self.to_latent(features)
+        mean = (y if self.shortcut is None else y + self.shortcut(x)).astype(jnp.float32)
+        if self.to_log_variance is None:
+            return Posterior(mean, None)
+        return Posterior(mean, self.to_log_variance(features).astype(jnp.float32))
 
 
 class PictureHead(nnx.Module):
@@ -247,6 +257,11 @@ def abstract_params(config: AutoencoderConfig) -> Params:
     return nnx.to_pure_dict(_structure(config)[1])
 
 
+def log_variance_layer(config: AutoencoderConfig) -> Params:
+    """Shapes and dtypes of the layer that a variational encoder has more than a deterministic one."""
+    return abstract_params(config)["encoder"][LOG_VARIANCE]
+
+
 def init(config: AutoencoderConfig, key: Array) -> Params:
     """Returns fresh float32 parameters with PyTorch's default distribution, as a nested dict of arrays."""
     count = parameter_count(abstract_params(config))
@@ -255,7 +270,15 @@ def init(config: AutoencoderConfig, key: Array) -> Params:
 
 
 def encode(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/f w/f c"]:
-    """Returns float32 latents of images in [-1, 1], whose height and width must divide by `config.compression`."""
+    """Returns float32 latents of images in [-1, 1], whose height and width must divide by `config.compression`.
+
+    A variational encoder's are the means.
+    """
+    return posterior(config, params, images).mean
+
+
+def posterior(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> Posterior:
+    """Returns what the encoder says of the latents of images in [-1, 1]."""
     return _merge(config, params).encoder(images)
 
 

@@ -36,8 +36,8 @@ def parse_config(config: Any) -> AutoencoderConfig:
     """
     _require(isinstance(config, Mapping), "config", type(config).__name__, "a dict")
     encoder, decoder = _part(config, "encoder", _ENCODER_DEFAULTS), _part(config, "decoder", _DECODER_DEFAULTS)
-    if encoder["variational"]:
-        raise UserError("config.encoder.variational is true: the variational encoder of Phase 1.3 is not built yet")
+    variational = encoder["variational"]
+    _require(isinstance(variational, bool), "config.encoder.variational", variational, "true or false")
     _require(encoder["in_channels"] == _IN_CHANNELS, "config.encoder.in_channels", encoder["in_channels"], "3")
     steps = encoder["downsampling_steps"]
     _require_count("config.encoder.downsampling_steps", steps, MAX_DOWNSAMPLING_STEPS)
@@ -57,6 +57,7 @@ def parse_config(config: Any) -> AutoencoderConfig:
         encoder["activation"],
         groups,
         _parse_heads(decoder["heads"], base // 2),
+        variational=variational,
     )
 
 
@@ -83,7 +84,7 @@ def make_config(config: AutoencoderConfig) -> dict[str, Any]:
             "in_channels": _IN_CHANNELS,
             **shared,
             "downsampling_steps": steps,
-            "variational": False,
+            "variational": config.variational,
         },
         "decoder": {"type": "Decoder", **shared, "upsampling_steps": steps, "heads": heads},
     }

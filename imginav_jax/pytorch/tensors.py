@@ -85,13 +85,18 @@ def _weight_name(layer: _Layer) -> str:
 
 def _layers(config: AutoencoderConfig) -> Iterator[_Layer]:
     """In the state dict's order; its numbers count convolutions, norms and activations."""
-    prefix, steps = "encoder.encoder", config.downsampling_steps
+    steps = config.downsampling_steps
+    prefix = "encoder.feature_extractor" if config.variational else "encoder.encoder"
     for step in range(steps):
         for offset, position, kind in ((0, 0, "conv"), (1, 1, "norm"), (3, 2, "conv"), (4, 3, "norm")):
             yield _Layer(f"{prefix}.{6 * step + offset}", ("encoder", "stages", step, position), kind)
     yield _Layer(f"{prefix}.{6 * steps}", ("encoder", "bottleneck", 0), "conv")
     yield _Layer(f"{prefix}.{6 * steps + 1}", ("encoder", "bottleneck", 1), "norm")
-    yield _Layer(f"{prefix}.{6 * steps + 3}", ("encoder", "to_latent"), "conv")
+    if config.variational:
+        yield _Layer("encoder.mu_head", ("encoder", "to_latent"), "conv")
+        yield _Layer("encoder.logvar_head", ("encoder", network.LOG_VARIANCE), "conv")
+    else:
+        yield _Layer(f"{prefix}.{6 * steps + 3}", ("encoder", "to_latent"), "conv")
     for stage in range(steps + 1):
         kind = "transposed" if stage else "conv"
         yield _Layer(f"decoder.shared_decoder.{3 * stage}", ("decoder", "stages", stage, 0), kind)

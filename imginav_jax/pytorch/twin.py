@@ -14,12 +14,21 @@ from torch import Tensor, nn
 Heads = Sequence[tuple[str, int]]  # kind, which is also the name, and outputs
 
 HEADS: Heads = (("rgb", 3), ("segmentation", 10), ("classification", 2))
-LOSS_WEIGHTS = (1.0, 0.05, 0.01)  # in the order of the heads
+LOSS_WEIGHTS = (1.0, 0.05, 0.01, 0.0)  # in the order of the heads, then the KL divergence's
 
 
 class Encoder(nn.Module):
+    """Images to latents; a variational one has two layers to the latent, and returns the mean."""
+
     def __init__(
-        self, latent: int, base: int, steps: int, activation: type[nn.Module], groups: int, shortcuts: bool = False
+        self,
+        latent: int,
+        base: int,
+        steps: int,
+        activation: type[nn.Module],
+        groups: int,
+        shortcuts: bool = False,
+        variational: bool = False,
     ):
         super().__init__()
         self.shortcuts = shortcuts
@@ -29,25 +38,33 @@ class Encoder(nn.Module):
             layers += [nn.Conv2d(cin, c, 3, padding=1), nn.GroupNorm(groups, c), activation()]
             layers += [nn.Conv2d(c, c, 4, stride=2, padding=1), nn.GroupNorm(groups, c), activation()]
             cin = c
-        layers += [
-            nn.Conv2d(cin, cin, 3, padding=1),
-            nn.GroupNorm(groups, cin),
-            activation(),
-            nn.Conv2d(cin, latent, 1),
-        ]
-        self.encoder = nn.Sequential(*layers)
+        layers += [nn.Conv2d(cin, cin, 3, padding=1), nn.GroupNorm(groups, cin), activation()]
+        self.variational = variational
+        if variational:
+            self.feature_extractor = nn.Sequential(*layers)
+            self.mu_head, self.logvar_head = nn.Conv2d(cin, latent, 1), nn.Conv2d(cin, latent, 1)
+        else:
+            self.encoder = nn.Sequential(*layers, nn.Conv2d(cin, latent, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self.shortcuts:
-            return self.encoder(images)
-        *stages, bottleneck = (self.encoder[start : start + 6] for start in range(0, len(self.encoder), 6))
+        return self.posterior(images)[0]
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns means and, of a variational encoder, log-variances."""
+        layers: Any = self.feature_extractor if self.variational else self.encoder[:-1]
+        to_latent: Any = self.mu_head if self.variational else self.encoder[-1]
         x = images
-        for stage in stages:
-            y = stage(x)
-            pixels = torch.cat([x[:, :, row::2, column::2] for row in range(2) for column in range(2)], 1)
-            x = y + resize_channels(pixels, y.shape[1])
-        y = bottleneck(x)  # and the layer to the latent
-        return y + resize_channels(x, y.shape[1])
+        if self.shortcuts:
+            for start in range(0, len(layers) - 3, 6):
+                y = layers[start : start + 6](x)
+                pixels = torch.cat([x[:, :, row::2, column::2] for row in range(2) for column in range(2)], 1)
+                x = y + resize_channels(pixels, y.shape[1])
+            layers = layers[-3:]
+        features = layers(x)
+        mean = to_latent(features)
+        if self.shortcuts:
+            mean = mean + resize_channels(x, mean.shape[1])
+        return mean, self.logvar_head(features) if self.variational else None
 
 
 class PictureHead(nn.Module):
@@ -135,21 +152,27 @@ class Twin(nn.Module):
         groups: int = 8,
         heads: Heads = HEADS,
         shortcuts: bool = False,
+        variational: bool = False,
     ):
         super().__init__()
         kind = getattr(nn, activation)
         self.shortcuts = shortcuts  # of which `config`, the original's, says nothing
-        self.encoder = Encoder(latent, base, steps, kind, groups, shortcuts)
+        self.encoder = Encoder(latent, base, steps, kind, groups, shortcuts, variational)
         self.decoder = Decoder(latent, base, steps, kind, groups, heads, shortcuts)
         shared = {"latent_channels": latent, "base_channels": base, "activation": activation, "norm_groups": groups}
         self.config = {
             "type": "Autoencoder",
-            "encoder": {"in_channels": 3, **shared, "downsampling_steps": steps, "variational": False},
+            "encoder": {"in_channels": 3, **shared, "downsampling_steps": steps, "variational": variational},
             "decoder": {**shared, "upsampling_steps": steps, "heads": [_head_config(*head) for head in heads]},
         }
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.decoder(self.encoder(images))
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        """Decodes the means, or what `noise`, standard normal, draws; a variational model's outputs have both heads."""
+        mean, log_variance = self.encoder.posterior(images)
+        if log_variance is None:
+            return self.decoder(mean)
+        latents = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
+        return {**self.decoder(latents), "mu": mean, "logvar": log_variance}
 
     def checkpoint(self) -> dict[str, Any]:
         """As the original saves it."""
@@ -169,8 +192,13 @@ def compute_loss(
         nn.functional.cross_entropy(outputs["segmentation"], classes),
         nn.functional.cross_entropy(outputs["classification"], types),
     )
-    mse, segmentation, classification = (weight * term for weight, term in zip(weights, terms, strict=True))
-    return mse + segmentation + classification
+    *of_heads, of_kl = weights
+    mse, segmentation, classification = (weight * term for weight, term in zip(of_heads, terms, strict=True))
+    total = mse + segmentation + classification
+    if "mu" not in outputs:
+        return total
+    mean, log_variance = outputs["mu"], outputs["logvar"]
+    return total - 0.5 * of_kl * (1 + log_variance - mean**2 - log_variance.exp()).mean()
 
 
 def make_optimizer(

@@ -5,6 +5,7 @@ Derived here, after the command line's overrides have been applied, never in `ge
 
 import dataclasses
 import math
+import operator
 import os
 import typing
 from pathlib import Path
@@ -28,6 +29,7 @@ class ModelFields:
     downsampling_steps: int
     remat: bool
     shortcuts: bool = False
+    variational: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class LossFields:
     mse: float
     segmentation: float
     classification: float
+    kl: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,9 @@ class Config:
     checkpoint: CheckpointFields
     samples: SampleFields
     experiment: str = ""
+    init_step: int | None = None
+    init_sha256: str | None = None
+    init_log_variance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Experiment:
           UserError: they have other sizes, or heads that do not fit the data.
         """
         place = f"config.init_from {self.config.init_from}"
-        for key in ("latent_channels", "base_channels", "downsampling_steps", "shortcuts"):
+        for key in ("latent_channels", "base_channels", "downsampling_steps", "shortcuts", "variational"):
             there, here = getattr(given, key), getattr(self.model, key)
             if there != here:
                 raise UserError(f"{place} has {key} {there}, but config.model.{key} is {here}")
@@ -168,25 +174,21 @@ def from_config(config: RawConfig) -> Experiment:
     Raises:
       UserError: a value is out of range, or two do not fit together; names the key.
     """
-    _check_positive(config)
-    _check_model(config)
-    _check_parts(config)
-    _check_choices(config)
-    data = config.data
     description = config.to_dict()
+    checked: Config = _typed(Config, description)  # with what older runs do not say
+    _check_positive(checked)
+    _check_model(checked)
+    _check_loss(checked)
+    _check_parts(checked)
+    _check_choices(checked)
+    _check_given(checked)
+    data, loss = checked.data, checked.loss
     return Experiment(
-        _typed(Config, description),
+        checked,
         description,
         run_name(config),
-        AutoencoderConfig(
-            latent_channels=config.model.latent_channels,
-            base_channels=config.model.base_channels,
-            downsampling_steps=config.model.downsampling_steps,
-            shortcuts=config.model.get("shortcuts", False),  # older runs do not say it
-            compute_dtype=config.precision,
-            remat=config.model.remat,
-        ),
-        LossWeights(config.loss.mse, config.loss.segmentation, config.loss.classification),
+        AutoencoderConfig(**dataclasses.asdict(checked.model), compute_dtype=checked.precision),
+        LossWeights(loss.mse, loss.segmentation, loss.classification, loss.kl),
         DataSpec(data.manifest, data.root, data.image_size, data.synthetic_size, data.validation_fraction, data.seed),
         expand_user(data.cache_dir),
     )
@@ -209,7 +211,7 @@ def _require(condition: bool, key: str, value: object, expected: str) -> None:
         raise UserError(f"config.{key} is {value}, expected {expected}")
 
 
-def _check_positive(config: RawConfig) -> None:
+def _check_positive(config: Config) -> None:
     for key in (
         "batch_size",
         "accumulate_steps",
@@ -234,6 +236,7 @@ def _check_positive(config: RawConfig) -> None:
         "loss.mse",
         "loss.segmentation",
         "loss.classification",
+        "loss.kl",
         "early_stopping.min_delta",
         "checkpoint.every_minutes",
     ):
@@ -241,13 +244,11 @@ def _check_positive(config: RawConfig) -> None:
         _require(0 <= value < math.inf, key, value, "0 or more")
 
 
-def _lookup(config: RawConfig, key: str) -> Any:
-    for part in key.split("."):
-        config = config[part]
-    return config
+def _lookup(config: Config, key: str) -> Any:
+    return operator.attrgetter(key)(config)
 
 
-def _check_model(config: RawConfig) -> None:
+def _check_model(config: Config) -> None:
     steps, base = config.model.downsampling_steps, config.model.base_channels
     _require(1 <= steps <= MAX_DOWNSAMPLING_STEPS, "model.downsampling_steps", steps, f"1 to {MAX_DOWNSAMPLING_STEPS}")
     _require(
@@ -261,12 +262,29 @@ def _check_model(config: RawConfig) -> None:
     _require(size % 2**steps == 0, "data.image_size", size, f"a multiple of {2**steps} for {steps} downsampling steps")
 
 
-def _check_parts(config: RawConfig) -> None:
+def _check_loss(config: Config) -> None:
+    kl, variational = config.loss.kl, config.model.variational
+    expected = "above 0, the original's is 0.0001," if variational else "0"
+    _require((kl > 0) == variational, "loss.kl", kl, f"{expected} for config.model.variational {variational}")
+
+
+def _check_parts(config: Config) -> None:
     parts, size = config.accumulate_steps, config.batch_size
     _require(size % parts == 0, "batch_size", size, f"a multiple of config.accumulate_steps, {parts}")
 
 
-def _check_choices(config: RawConfig) -> None:
+def _check_given(config: Config) -> None:
+    """Fields that say more of init_from."""
+    for key in ("init_step", "init_sha256", "init_log_variance"):
+        value = _lookup(config, key)
+        _require(value is None or config.init_from is not None, key, value, "a config.init_from with it")
+    variational, log_variance = config.model.variational, config.init_log_variance
+    is_usable = log_variance is None or (variational and math.isfinite(log_variance))
+    expected = f"a number, for config.model.variational True; it is {variational}"
+    _require(is_usable, "init_log_variance", log_variance, expected)
+
+
+def _check_choices(config: Config) -> None:
     epochs, given = config.num_epochs, config.init_from is not None
     expected = "0 or more" if given else "1 or more (0 evaluates the weights of an init_from)"
     _require(epochs >= (0 if given else 1), "num_epochs", epochs, expected)
@@ -276,6 +294,5 @@ def _check_choices(config: RawConfig) -> None:
     _require(workers <= cores, "data.num_workers", workers, f"at most {cores}, the cores of this job")
     for key in ("seed", "data.seed"):
         _require(_lookup(config, key) < 2**32, key, _lookup(config, key), "less than 2**32")
-    run_name(config)
     if config.data.root is not None:
         _require(config.data.manifest is not None, "data.root", config.data.root, "a data.manifest with it")

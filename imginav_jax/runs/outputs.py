@@ -12,7 +12,7 @@ from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user, read_json, require_literal, try_to_write, write_json
 from imginav_jax.system.ownership import Ownership, own_output
 
-_OLDER = {"model.shortcuts": False}  # what fingerprints of older runs do not say
+_OLDER = {"model.shortcuts": False, "model.variational": False, "loss.kl": 0.0}  # what older fingerprints do not say
 DEFAULT_WORKDIRS = Path("experiments/phase1")  # in which a run's workdir has its name, unless another one is given
 
 

@@ -1,5 +1,6 @@
 """Weights with their architecture, from a run's workdir or an imported checkpoint: both keep them the same way."""
 
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
@@ -50,6 +51,39 @@ def load(directory: Path, step: int | None = None) -> Weights:
     except (KeyError, TypeError):
         raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
     return Weights(config, _restore(folder, config, step), step, tuple(found.sound))
+
+
+def load_given(directory: Path, step: int | None, sha256: str | None, log_variance: float | None) -> Weights:
+    """Reads and returns the weights that a run starts from, by the fields of its config.
+
+    Args:
+      directory: `init_from`.
+      step: `init_step`; None for the best one.
+      sha256: `init_sha256`, that `digest` must find; None for any.
+      log_variance: `init_log_variance`, with which a deterministic model becomes a variational one; None: it does not.
+
+    Raises:
+      UserError: there are no such weights; names the field.
+    """
+    try:
+        loaded = load(directory, step)
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from None
+    if sha256 is not None and (found := digest(loaded)) != sha256:
+        place = f"the weights of step {loaded.step} in config.init_from {directory}"
+        raise UserError(f"config.init_sha256 is {sha256}, but {place} have {found}")
+    return loaded if log_variance is None else _make_variational(loaded, log_variance)
+
+
+def _make_variational(loaded: Weights, log_variance: float) -> Weights:
+    """The latent becomes the mean, and the log-variance is this one everywhere, to begin with."""
+    if loaded.config.variational:
+        return loaded
+    config = dataclasses.replace(loaded.config, variational=True)
+    layer = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.log_variance_layer(config))
+    layer["bias"] += log_variance
+    encoder = {**loaded.params["encoder"], network.LOG_VARIANCE: layer}
+    return loaded._replace(config=config, params={**loaded.params, "encoder": encoder})
 
 
 def load_kept(directory: Path, loaded: Weights, step: int) -> Weights:

@@ -40,15 +40,17 @@ def compile_steps(
     batch_shape: tuple[int, int],
     mesh: Mesh,
     accumulate_steps: int = 1,
+    seed: int = 0,
 ) -> CompiledSteps:
     """Compiles the steps for batches of `batch_shape` (images a batch, pixels a side), sharded over the mesh's axis.
 
-    A training step takes the batch in `accumulate_steps` parts; each must divide by the devices.
+    A training step takes the batch in `accumulate_steps` parts; each must divide by the devices.  `seed` is of a
+    variational model's noise.
     """
     start = time.monotonic()
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract_state, batch = abstract_inputs(create, batch_shape, mesh)
-    train = compile_train_step(config, weights, optimizer, (abstract_state, batch), mesh, accumulate_steps)
+    train = compile_train_step(config, weights, optimizer, (abstract_state, batch), mesh, accumulate_steps, seed)
     jit = functools.partial(jax.jit, out_shardings=replicated, compiler_options=target.compiler_options())
     return CompiledSteps(
         create=jax.jit(create, out_shardings=replicated),
@@ -68,10 +70,16 @@ def compile_train_step(
     inputs: tuple[TrainState, Batch],
     mesh: Mesh,
     accumulate_steps: int = 1,
+    seed: int = 0,
 ) -> Any:
     """Returns JAX's compiled program, which donates the state; `inputs` as `abstract_inputs` makes them."""
     step = functools.partial(
-        steps.train_step, config=config, weights=weights, optimizer=optimizer, accumulate_steps=accumulate_steps
+        steps.train_step,
+        config=config,
+        weights=weights,
+        optimizer=optimizer,
+        accumulate_steps=accumulate_steps,
+        seed=seed,
     )
     options = target.compiler_options(keep_barriers=config.remat)
     replicated = NamedSharding(mesh, PartitionSpec())

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from imginav_jax.datasets import palette
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models import metrics
-from imginav_jax.models.losses import Losses
+from imginav_jax.models.losses import Losses, sum_losses
 from imginav_jax.models.network import Params
+from imginav_jax.models.posterior import ACTIVE
 from imginav_jax.training.steps import EvalMetrics
 
 
@@ -25,6 +26,12 @@ class Evaluation:
     room_scene_accuracy: float  # NaN without a classification head
     confusion: Int[np.ndarray, "classes classes"]  # pixels by [true, predicted]
     not_finite: list[int]  # images, by position in the split, of which a loss is infinite or NaN
+    kl_by_channel: Float[np.ndarray, " c"] | None = None  # nats; of a variational model
+
+    @property
+    def active_channels(self) -> int | None:
+        """Returns how many channels of the latent have a KL divergence above 0.01 nats; None where there is none."""
+        return None if self.kl_by_channel is None else int((self.kl_by_channel > ACTIVE).sum())
 
     def columns(self) -> dict[str, float]:
         """Returns the metrics of an epoch's row, by column name; NaN for a class neither present nor predicted."""
@@ -60,13 +67,15 @@ def evaluate(eval_step: Callable[[Params, Batch], EvalMetrics], params: Params, 
     def kept(values: Sequence[Any]) -> np.ndarray:
         return np.concatenate([value[each.mask] for value, each in zip(values, results, strict=True)])
 
-    def mean(values: Sequence[Any]) -> float:
-        return float(kept(values).astype(np.float64).mean())
+    def mean(values: Sequence[Any]) -> Any:
+        """Over images; None of a term that the model does not have."""
+        return None if values[0] is None else kept(values).astype(np.float64).mean(0)
 
     has_room_scene = results[0].room_scene_correct is not None
     return Evaluation(
-        Losses(*(mean(values) for values in zip(*(each.losses for each in results), strict=True))),
-        mean([each.room_scene_correct for each in results]) if has_room_scene else math.nan,
+        jax.tree.map(float, Losses(*(mean(values) for values in zip(*(each.losses for each in results), strict=True)))),
+        float(mean([each.room_scene_correct for each in results])) if has_room_scene else math.nan,
         np.stack([each.confusion for each in results]).sum(0, dtype=np.int64),
-        np.flatnonzero(~np.isfinite(kept([sum(each.losses) for each in results]))).tolist(),
+        np.flatnonzero(~np.isfinite(kept([sum_losses(each.losses) for each in results]))).tolist(),
+        mean([each.kl_by_channel for each in results]),
     )

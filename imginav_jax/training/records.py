@@ -17,7 +17,7 @@ from imginav_jax.datasets.pictures import (
     write_picture,
 )
 from imginav_jax.models.inference import Reconstruction
-from imginav_jax.models.losses import LossWeights, weigh_losses
+from imginav_jax.models.losses import LossWeights, sum_losses, weigh_losses
 from imginav_jax.runs import event_files, metrics_csv
 from imginav_jax.runs.outputs import Outputs
 from imginav_jax.system.errors import UserError
@@ -143,15 +143,22 @@ def make_row(
         "train_MSE_rgb": train.mse_rgb,
         "train_CE_segmentation": train.ce_segmentation,
         "train_CE_classification": train.ce_classification,
-        "val_loss": sum(terms),
+        "val_loss": sum_losses(terms),
         "val_MSE_rgb": terms.mse_rgb,
         "val_CE_segmentation": terms.ce_segmentation,
         "val_CE_classification": terms.ce_classification,
+        **_make_kl_columns(train, evaluation, terms.kld),
         **evaluation.columns(),
         "grad_norm": train.grad_norm,
         **costs._asdict(),
         "step": step,
     }
+
+
+def _make_kl_columns(train: TrainMetrics, evaluation: Evaluation, kld: float | None) -> EpochRow:
+    """The KL divergence, weighted, and how many channels carry something; none where the model is not variational."""
+    active = evaluation.active_channels
+    return {} if active is None else {"train_KLD": train.kld, "val_KLD": kld, "val_active_channels": float(active)}
 
 
 def _place(column: str) -> tuple[str, str]:

@@ -210,7 +210,10 @@ def _open_owned(
 
 
 def _load_given(config: Config) -> Weights | None:
-    return None if config.init_from is None else weights.load(expand_user(config.init_from))
+    if config.init_from is None:
+        return None
+    place = expand_user(config.init_from)
+    return weights.load_given(place, config.init_step, config.init_sha256, config.init_log_variance)
 
 
 def _find_position(outputs: Outputs, fingerprint: dict[str, Any], stopping: EarlyStopping) -> Position:
@@ -260,7 +263,8 @@ def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
     optimizer, create = state.of_experiment(exp)
     screen.say_compiling()
     shape = config.batch_size, config.data.image_size
-    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh, config.accumulate_steps)
+    parts, seed = config.accumulate_steps, config.seed
+    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh, parts, seed)
     parameters = network.parameter_count(compiled.abstract_state.params)
     screen.say_compiled(parameters, compiled.seconds, compiled.train_memory_mib, memory_limit_mib(mesh))
     return compiled

@@ -11,6 +11,7 @@ from imginav_jax.devices import cards
 from imginav_jax.devices.cards import Card
 from imginav_jax.devices.mesh import describe_devices
 from imginav_jax.input_pipeline.pipeline import steps_per_epoch
+from imginav_jax.models.posterior import ACTIVE
 from imginav_jax.runs.experiment import Experiment
 from imginav_jax.runs.outputs import Outputs
 from imginav_jax.system.progress import logger
@@ -38,7 +39,8 @@ def say_start(
         _say("", f"skipped {data.skipped_empty:,} empty rows and {data.skipped_without_path:,} rows without a path; "
                  f"{off_palette:.3%} of the pixels are off the palette and carry no label")  # fmt: skip
     _say("Model", f"{model.downsampling_steps} downsampling steps, latent {height}x{width}x{channels}, "
-                  f"compression {model.compression}x{', shortcuts' if model.shortcuts else ''}")  # fmt: skip
+                  f"compression {model.compression}x{', shortcuts' if model.shortcuts else ''}"
+                  f"{f', variational (KL {config.loss.kl:g})' if model.variational else ''}")  # fmt: skip
     if config.init_from is not None:
         _say("", f"weights from {config.init_from}, heads {', '.join(head.name for head in model.heads)}")
     parts = config.accumulate_steps
@@ -103,6 +105,13 @@ def say_epoch(row: Mapping[str, Any], num_epochs: int) -> None:
     logger.info("%s, %s, %s%s", epoch, _quality(row), speed, f", {left / 60:.1f} min left" if left else "")
 
 
+def warn_of_collapse(row: Mapping[str, Any]) -> None:
+    """Warns where the encoder of a variational model says nothing any more."""
+    if row.get("val_active_channels") == 0:
+        where = f"epoch {row['epoch']}: no channel of the latent has a KL divergence above {ACTIVE} nats"
+        logger.warning("The posterior has collapsed, %s; a smaller config.loss.kl keeps more.", where)
+
+
 def say_given(row: Mapping[str, Any]) -> None:
     logger.info("Given weights: validation %.4f, %s", row["val_loss"], _quality(row))
 
@@ -119,7 +128,9 @@ def say_end(outputs: Outputs, best: Mapping[str, Any], stopped_early: bool) -> N
 
 
 def _quality(row: Mapping[str, Any]) -> str:
-    return f"PSNR {row['val_PSNR']:.2f} dB, mIoU {row['val_mIoU']:.3f}, pixel accuracy {row['val_pixel_accuracy']:.4f}"
+    text = f"PSNR {row['val_PSNR']:.2f} dB, mIoU {row['val_mIoU']:.3f}, pixel accuracy {row['val_pixel_accuracy']:.4f}"
+    active = row.get("val_active_channels")
+    return text if active is None else f"{text}, {active:.0f} active channels"
 
 
 def _say_synthetic() -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import jax
 from jax.experimental import multihost_utils
@@ -97,6 +97,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
             if row is not None:
                 run.records.write_epoch(position.rows)
                 screen.say_epoch(row, config.num_epochs)
+                screen.warn_of_collapse(row)
                 if position.epoch % config.samples.every_epochs == 0:
                     _write_samples(run, state.params, f"epoch_{position.epoch:03d}")
 
@@ -122,7 +123,7 @@ def _evaluate_given(run: Run, state: TrainState) -> None:
     evaluation = _evaluate(run, state)
     if evaluation is None:
         return
-    nothing_trained = TrainMetrics(*[math.nan] * len(TrainMetrics._fields))
+    nothing_trained = _make_means(run, lambda _: math.nan)
     row = _add_row(run, nothing_trained, evaluation, math.nan, start)
     run.records.write_epoch(run.position.rows)
     screen.say_given(row)
@@ -171,7 +172,7 @@ def _is_due(every_minutes: float, last_save: float) -> bool:
 
 def _record(run: Run, metrics: TrainMetrics, index: Int32[jax.Array, " b"], progress: Progress) -> None:
     """Counts a step whose metrics have arrived; RunError if they are not finite."""
-    values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
+    values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items() if value is not None}
     position = run.position
     position.step += 1
     fault = _find_fault(position, values)
@@ -233,12 +234,18 @@ def _close_epoch(run: Run, evaluation: Evaluation, start: float) -> EpochRow:
     """The finished epoch's row; position and early stopping move on. RunError if the validation is not finite."""
     position = run.position
     counted = run.steps_per_epoch - position.skipped
-    means = TrainMetrics(*(position.sums[name] / counted if counted else math.nan for name in TrainMetrics._fields))
+    means = _make_means(run, lambda name: position.sums[name] / counted if counted else math.nan)
     images_per_second = run.steps_per_epoch * run.config.batch_size / position.train_seconds
     position.epoch += 1
     row = _add_row(run, means, evaluation, images_per_second, start)
     position.sums, position.skipped, position.train_seconds = {}, 0, 0.0
     return row
+
+
+def _make_means(run: Run, value_of: Callable[[str], float]) -> TrainMetrics:
+    """A value for each metric that the model has, by its name."""
+    names = [name for name in TrainMetrics._fields if name != "kld" or run.experiment.model.variational]
+    return TrainMetrics(**{name: value_of(name) for name in names})
 
 
 def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_second: float, start: float) -> EpochRow:

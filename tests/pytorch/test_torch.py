@@ -16,8 +16,9 @@ from imginav_jax.datasets import palette
 from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models import inference, losses, network
 from imginav_jax.models.architecture import ACTIVATIONS, AutoencoderConfig
+from imginav_jax.models.posterior import sample
 from imginav_jax.pytorch import architecture, tensors
-from imginav_jax.pytorch.twin import HEADS, Twin, compute_loss, to_torch
+from imginav_jax.pytorch.twin import HEADS, LOSS_WEIGHTS, Twin, compute_loss, to_torch
 from imginav_jax.pytorch.twin import make_optimizer as make_torch_optimizer
 from imginav_jax.training import steps
 from imginav_jax.training.state import TrainState, make_optimizer
@@ -45,10 +46,13 @@ def batch_of(seed, size, count=2):
     return Batch(images, types, np.arange(count, dtype=np.int32))
 
 
-def twin_loss(twin, batch):
+def twin_loss(twin, batch, noise=None, kl=0.0):
     classes = torch.from_numpy((batch.image[..., None, :] == palette.COLORS).all(-1).argmax(-1))
     images = to_torch(batch.image)
-    return compute_loss(twin(images), images, classes, torch.from_numpy(batch.type).long())
+    if noise is not None:
+        noise = torch.from_numpy(np.array(noise)).permute(0, 3, 1, 2)
+    types = torch.from_numpy(batch.type).long()
+    return compute_loss(twin(images, noise), images, classes, types, (*LOSS_WEIGHTS[:-1], kl))
 
 
 def channels_last(tensor):
@@ -71,26 +75,36 @@ def assert_same_outputs(twin, images):
             np.testing.assert_allclose(value, there, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("shortcuts", [pytest.param(False, id="plain"), pytest.param(True, id="shortcuts")])
-@pytest.mark.parametrize("downsampling_steps", EXPERIMENTS)
-def test_outputs_loss_and_every_gradient_agree(downsampling_steps, shortcuts):
-    twin, batch = make_twin(steps=downsampling_steps, shortcuts=shortcuts), batch_of(1, 64)
+@pytest.mark.parametrize(
+    ("downsampling_steps", "change"),
+    [
+        *(pytest.param(steps, {}, id=f"R{steps - 2}-plain") for steps in (3, 4, 5)),
+        *(pytest.param(steps, {"shortcuts": True}, id=f"R{steps - 2}-shortcuts") for steps in (3, 4, 5)),
+        pytest.param(3, {"variational": True}, id="R1-variational"),
+        pytest.param(5, {"variational": True, "shortcuts": True}, id="R3-variational-shortcuts"),
+    ],
+)
+def test_outputs_loss_and_every_gradient_agree(downsampling_steps, change):
+    twin, batch = make_twin(steps=downsampling_steps, **change), batch_of(1, 64)
     noise = np.random.default_rng(0).integers(0, 256, batch.image.shape, np.uint8)
     assert_same_outputs(twin, noise)
     config, params = ours_of(twin)
 
+    kl = 1.0 if config.variational else 0.0  # so that it counts
+    epsilon = steps.draw_noise(config, batch.image.shape, 0, jnp.int32(0)) if config.variational else None
+
     @jax.jit
     def loss_and_gradients(params, batch):
         def loss_fn(params):
-            outputs = network.apply(config, params, inference.scale_images(batch.image))
-            return sum(
-                losses.weigh_losses(jax.tree.map(jnp.mean, steps.compute_losses(outputs, batch)), losses.LossWeights())
-            )
+            posterior = network.posterior(config, params, inference.scale_images(batch.image))
+            outputs = network.decode(config, params, sample(posterior, epsilon))
+            terms = jax.tree.map(jnp.mean, steps.compute_losses(outputs, posterior, batch))
+            return losses.sum_losses(losses.weigh_losses(terms, losses.LossWeights(kl=kl)))
 
         return jax.value_and_grad(loss_fn)(params)
 
     loss, gradients = loss_and_gradients(params, batch)
-    expected = twin_loss(twin, batch)
+    expected = twin_loss(twin, batch, epsilon, kl)
     expected.backward()
     assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
     found = tensors.from_params(config, gradients)
@@ -107,7 +121,7 @@ def test_the_rivals_evaluation_finds_what_ours_does():
     works, _, first = worker.make_works(job, {**tensors_of(twin), "images": batch.image, "types": batch.type})
     loss, confusion, correct = works["eval"]()
     terms = losses.weigh_losses(jax.tree.map(jnp.mean, ours.losses), losses.LossWeights())
-    assert first == float(loss) == pytest.approx(float(sum(terms)), rel=1e-5)
+    assert first == float(loss) == pytest.approx(float(losses.sum_losses(terms)), rel=1e-5)
     moved = np.abs(confusion.numpy().reshape(10, 10) - np.asarray(ours.confusion)).sum() / 2  # by rounding
     assert confusion.sum() == np.asarray(ours.confusion).sum() == batch.image[..., 0].size
     assert moved <= 1e-3 * batch.image[..., 0].size
@@ -115,14 +129,20 @@ def test_the_rivals_evaluation_finds_what_ours_does():
 
 
 @pytest.mark.parametrize(
-    "downsampling_steps", [EXPERIMENTS[0], pytest.param(4, id="R2", marks=pytest.mark.slow), EXPERIMENTS[2]]
+    ("downsampling_steps", "variational"),
+    [
+        pytest.param(3, False, id="R1"),
+        pytest.param(4, False, id="R2", marks=pytest.mark.slow),
+        pytest.param(5, False, id="R3"),
+        pytest.param(3, True, id="R1-variational"),
+    ],
 )
-def test_ten_steps_of_adamw_keep_the_loss_curves_together(downsampling_steps):
-    twin = make_twin(steps=downsampling_steps)
+def test_ten_steps_of_adamw_keep_the_loss_curves_together(downsampling_steps, variational):
+    twin, kl = make_twin(steps=downsampling_steps, variational=variational), 1e-4 if variational else 0.0
     config, params = ours_of(twin)
     there, ours = make_torch_optimizer(twin), make_optimizer(1e-4, 0.01)
     step = jax.jit(
-        functools.partial(steps.train_step, config=config, weights=losses.LossWeights(), optimizer=ours),
+        functools.partial(steps.train_step, config=config, weights=losses.LossWeights(kl=kl), optimizer=ours, seed=5),
         donate_argnums=0,
     )
     state = TrainState(jnp.zeros((), jnp.int32), params, ours.init(params))
@@ -130,7 +150,8 @@ def test_ten_steps_of_adamw_keep_the_loss_curves_together(downsampling_steps):
     for number in range(10):
         batch = batch_of(number, 64)
         state, metrics = step(state, batch)
-        loss = twin_loss(twin, batch)
+        noise = steps.draw_noise(config, batch.image.shape, 5, jnp.int32(number)) if variational else None
+        loss = twin_loss(twin, batch, noise, kl)
         there.zero_grad()
         loss.backward()
         there.step()
@@ -149,6 +170,7 @@ def test_ten_steps_of_adamw_keep_the_loss_curves_together(downsampling_steps):
         pytest.param(
             {"latent": 5, "base": 48, "steps": 2, "groups": 4, "shortcuts": True}, id="other widths, shortcuts"
         ),
+        pytest.param({"latent": 5, "base": 48, "steps": 2, "groups": 4, "variational": True}, id="variational"),
         pytest.param({"latent": 4, "base": 16, "steps": 2, "heads": HEADS[:1]}, id="RGB alone"),
         pytest.param({"latent": 4, "base": 16, "steps": 2, "heads": HEADS[:0:-1]}, id="no RGB"),
         pytest.param({"latent": 4, "base": 16, "steps": 2, "heads": HEADS[::-1]}, id="heads in another order"),

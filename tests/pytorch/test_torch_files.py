@@ -58,10 +58,14 @@ def test_in_and_out_again_by_the_command_line_returns_every_byte(tmp_path, twin)
         assert head["in_channels"] == 8
 
 
-@pytest.mark.parametrize("heads", [HEADS[::-1], HEADS[:1]], ids=["another order", "RGB alone"])
-def test_out_and_in_again_returns_every_byte(tmp_path, heads):
+@pytest.mark.parametrize(
+    ("heads", "variational"),
+    [(HEADS[::-1], False), (HEADS[:1], False), (HEADS, True)],
+    ids=["another order", "RGB alone", "variational"],
+)
+def test_out_and_in_again_returns_every_byte(tmp_path, heads, variational):
     torch.manual_seed(0)
-    twin = Twin(latent=3, base=32, steps=1, activation="GELU", groups=4, heads=heads)
+    twin = Twin(latent=3, base=32, steps=1, activation="GELU", groups=4, heads=heads, variational=variational)
     twin.config["decoder"]["heads"][0] |= {"name": "mine", "norm_groups": 2, "activation": "ReLU"}
     state = {name.replace(f".{heads[0][0]}.", ".mine."): tensor for name, tensor in twin.state_dict().items()}
     torch.save({"state_dict": state, "config": twin.config}, tmp_path / "a.pt")
@@ -69,6 +73,7 @@ def test_out_and_in_again_returns_every_byte(tmp_path, heads):
     export_checkpoint(tmp_path / "a", tmp_path / "b.pt")
     assert_same_tensors(torch.load(tmp_path / "b.pt", weights_only=True)["state_dict"], state)
     assert import_checkpoint(tmp_path / "b.pt", tmp_path / "b") == config
+    assert config.variational == ("encoder.mu_head.weight" in state)
     first, second = weights.load(tmp_path / "a"), weights.load(tmp_path / "b")
     assert first.config == second.config == config
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
@@ -230,7 +235,8 @@ FIRST = "encoder.encoder.0.weight"  # 16x3x3x3
         (with_tensor(FIRST, torch.zeros(16, 3, 3, 3, dtype=torch.float16)), f"{FIRST} is float16"),
         (with_tensor(FIRST, torch.zeros(16, 3, 3, 3, dtype=torch.bfloat16)), f"{FIRST} is torch.bfloat16"),
         (with_tensor(FIRST, "text"), f"{FIRST} is str"),
-        (with_config("encoder", variational=True), "Phase 1.3 is not built yet"),
+        (with_config("encoder", variational="yes"), "config.encoder.variational is 'yes', expected true or false"),
+        (with_config("encoder", variational=True), "missing tensors: encoder.feature_extractor.0.weight"),
         (with_config("encoder", in_channels=1), "config.encoder.in_channels is 1, expected 3"),
         (with_config("encoder", downsampling_steps=8), "downsampling_steps is 8, expected a whole number from 1 to 7"),
         (with_config("encoder", latent_channels="4"), "config.decoder.latent_channels is 4, expected the encoder's 4"),
