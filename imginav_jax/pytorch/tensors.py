@@ -1,6 +1,6 @@
 """The weights as the original's checkpoints hold them: the names of the tensors and the order of their axes.
 
-NumPy arrays on both sides: PyTorch reads and writes the files, in `import_torch` and `export_torch`.
+NumPy arrays on both sides: `checkpoint_file.py` reads files, and `export/original.py` writes them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +15,7 @@ from imginav_jax.models.network import Params
 from imginav_jax.system.errors import UserError
 
 _NAMED = 4  # tensors in a message
+_PROJECTION = "encoder.latent_proj"  # last layer of a deterministic encoder in the original's later versions
 
 
 class _Layer(NamedTuple):
@@ -28,12 +29,15 @@ class _Layer(NamedTuple):
 def to_params(config: AutoencoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     """Returns our parameters, made of a state dict; every tensor is used exactly once.
 
+    A deterministic encoder may be named as the original's later versions name it, its last layer apart.
+
     Raises:
       UserError: tensors are missing or surplus, or have another shape or dtype, or values that are not finite.
     """
-    _check_tensors(expected_shapes(config), tensors)
+    has_projection = not config.variational and any(name.startswith(f"{_PROJECTION}.") for name in tensors)
+    _check_tensors(expected_shapes(config, has_projection), tensors)
     params: Params = {}
-    for layer in _layers(config):
+    for layer in _layers(config, has_projection):
         place: Any = params
         for key in layer.path:
             place = place.setdefault(key, {})
@@ -48,15 +52,18 @@ def from_params(config: AutoencoderConfig, params: Params) -> dict[str, np.ndarr
     return {name: np.ascontiguousarray(tensor) for name, tensor in _views(config, params)}
 
 
-def expected_shapes(config: AutoencoderConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every tensor of the state dict, in PyTorch's order of axes; takes no memory."""
+def expected_shapes(config: AutoencoderConfig, has_projection: bool = False) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor of the state dict, in PyTorch's order of axes; takes no memory.
+
+    `has_projection`: by the later names of a deterministic encoder.
+    """
     zero = np.float32(0)
     params = jax.tree.map(lambda leaf: np.broadcast_to(zero, leaf.shape), network.abstract_params(config))
-    return {name: tensor.shape for name, tensor in _views(config, params)}
+    return {name: tensor.shape for name, tensor in _views(config, params, has_projection)}
 
 
-def _views(config: AutoencoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
-    for layer in _layers(config):
+def _views(config: AutoencoderConfig, params: Params, has_projection: bool = False) -> Iterator[tuple[str, np.ndarray]]:
+    for layer in _layers(config, has_projection):
         place: Any = params
         for key in layer.path:
             place = place[key]
@@ -83,10 +90,10 @@ def _weight_name(layer: _Layer) -> str:
     return "scale" if layer.kind == "norm" else "kernel"
 
 
-def _layers(config: AutoencoderConfig) -> Iterator[_Layer]:
+def _layers(config: AutoencoderConfig, has_projection: bool = False) -> Iterator[_Layer]:
     """In the state dict's order; its numbers count convolutions, norms and activations."""
     steps = config.downsampling_steps
-    prefix = "encoder.feature_extractor" if config.variational else "encoder.encoder"
+    prefix = "encoder.feature_extractor" if config.variational or has_projection else "encoder.encoder"
     for step in range(steps):
         for offset, position, kind in ((0, 0, "conv"), (1, 1, "norm"), (3, 2, "conv"), (4, 3, "norm")):
             yield _Layer(f"{prefix}.{6 * step + offset}", ("encoder", "stages", step, position), kind)
@@ -96,7 +103,8 @@ def _layers(config: AutoencoderConfig) -> Iterator[_Layer]:
         yield _Layer("encoder.mu_head", ("encoder", "to_latent"), "conv")
         yield _Layer("encoder.logvar_head", ("encoder", network.LOG_VARIANCE), "conv")
     else:
-        yield _Layer(f"{prefix}.{6 * steps + 3}", ("encoder", "to_latent"), "conv")
+        last = _PROJECTION if has_projection else f"{prefix}.{6 * steps + 3}"
+        yield _Layer(last, ("encoder", "to_latent"), "conv")
     for stage in range(steps + 1):
         kind = "transposed" if stage else "conv"
         yield _Layer(f"decoder.shared_decoder.{3 * stage}", ("decoder", "stages", stage, 0), kind)

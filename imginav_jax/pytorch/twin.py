@@ -157,6 +157,7 @@ class Twin(nn.Module):
         super().__init__()
         kind = getattr(nn, activation)
         self.shortcuts = shortcuts  # of which `config`, the original's, says nothing
+        self.compression = 2**steps
         self.encoder = Encoder(latent, base, steps, kind, groups, shortcuts, variational)
         self.decoder = Decoder(latent, base, steps, kind, groups, heads, shortcuts)
         shared = {"latent_channels": latent, "base_channels": base, "activation": activation, "norm_groups": groups}
@@ -173,6 +174,13 @@ class Twin(nn.Module):
             return self.decoder(mean)
         latents = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
         return {**self.decoder(latents), "mu": mean, "logvar": log_variance}
+
+    def draw_noise(self, images: Tensor) -> Tensor | None:
+        """Returns what `forward` draws latents by; None where the model is deterministic."""
+        if not self.encoder.variational:
+            return None
+        height, width = (side // self.compression for side in images.shape[2:])
+        return torch.randn((len(images), self.encoder.mu_head.out_channels, height, width), device=images.device)
 
     def checkpoint(self) -> dict[str, Any]:
         """As the original saves it."""

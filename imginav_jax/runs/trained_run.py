@@ -79,19 +79,25 @@ class TrainedRun:
         return dataclasses.replace(spec, manifest=self.data["manifest"], root=root or spec.root)
 
 
-def load(directory: Path, image_size: int | None = None, description: Mapping[str, Any] | None = None) -> TrainedRun:
-    """Returns a run with its best weights.
+def load(
+    directory: Path,
+    image_size: int | None = None,
+    description: Mapping[str, Any] | None = None,
+    step: int | None = None,
+) -> TrainedRun:
+    """Returns a run with its weights.
 
     Args:
       directory: its workdir, or an imported checkpoint.
       image_size: pixels; default: what the run was trained on, 512 for an imported checkpoint.
       description: what the workdir's `{name}_experiment.json` holds; None: it is read.
+      step: of the checkpoint; default: the best.
 
     Raises:
-      UserError: there is no finished checkpoint, the description of the experiment cannot be read, or the image size
+      UserError: there is no such checkpoint, the description of the experiment cannot be read, or the image size
         does not fit the model.
     """
-    loaded = weights.load(directory)
+    loaded = weights.load(directory, step)
     found = sorted(directory.glob("*_experiment.json"))
     if found:
         exp, data = _read_experiment(found[0], description if description is not None else read_json(found[0]))

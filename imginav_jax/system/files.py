@@ -37,6 +37,12 @@ def own_config(name: str) -> Path:
     return (installed if installed.is_dir() else package.parent / "configs") / name
 
 
+def current_config(name: str) -> Path:
+    """Returns the path of a config as `--config=configs/NAME` finds it: in the current folder, else the package's."""
+    here = Path("configs", name)
+    return here if here.exists() else own_config(name)
+
+
 def require_literal(path: Path, option: str) -> None:
     """Raises UserError where Orbax would take the path for a pattern, and not find again what it has written."""
     found = _PATTERN.search(str(path.absolute()))
@@ -61,6 +67,26 @@ def try_to_write(path: Path) -> None:
 def check_is_new(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists already; choose another --out")
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a path to write, whose file becomes `path` at the end; an error before that leaves nothing behind.
+
+    Raises:
+      UserError: the file exists or cannot be written.
+    """
+    check_is_new(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # PyTorch's, where a disk is full, is the second
+        raise UserError(f"{path} cannot be written: {error}") from None
 
 
 @contextlib.contextmanager

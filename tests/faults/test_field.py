@@ -77,6 +77,7 @@ READERS = {
     "decode": ("OUT/latents", "--out", "OUT/pictures", "--count", "2"),
     "latent_colors": ("OUT/latents", "--out", "OUT/colors.png"),
     "export_torch": ("WORK", "--out", "OUT/model.pt"),
+    "export": ("WORK", "--out", "OUT/programs", "--format", "stablehlo"),
     "report": ("PHASE", "--out", "OUT/report", "--config", "CONFIG"),
 }
 
@@ -98,7 +99,7 @@ def test_what_only_reads_a_run_needs_no_right_to_write(whole, quick_report, tmp_
     ]
     assert f"The statistics are in {tmp_path / 'latents'} alone" in output
     assert (tmp_path / "latents" / "latent_statistics.json").exists()
-    for name in ("figure.png", "pictures", "colors.png", "model.pt", "report/index.html"):
+    for name in ("figure.png", "pictures", "colors.png", "model.pt", "programs/model.json", "report/index.html"):
         assert (tmp_path / name).exists(), output
     code, output = run_in_namespace(mounts, ["report", whole.folder / "phase"])
     assert code == 1

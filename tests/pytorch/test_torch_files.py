@@ -233,7 +233,7 @@ FIRST = "encoder.encoder.0.weight"  # 16x3x3x3
         (with_tensor(FIRST, torch.zeros(16, 3, 3)), f"{FIRST} is 16x3x3, expected 16x3x3x3"),
         (with_tensor(FIRST, torch.full((16, 3, 3, 3), torch.nan)), f"values that are not finite: {FIRST}"),
         (with_tensor(FIRST, torch.zeros(16, 3, 3, 3, dtype=torch.float16)), f"{FIRST} is float16"),
-        (with_tensor(FIRST, torch.zeros(16, 3, 3, 3, dtype=torch.bfloat16)), f"{FIRST} is torch.bfloat16"),
+        (with_tensor(FIRST, torch.zeros(16, 3, 3, 3, dtype=torch.bfloat16)), f"{FIRST} is bfloat16"),
         (with_tensor(FIRST, "text"), f"{FIRST} is str"),
         (with_config("encoder", variational="yes"), "config.encoder.variational is 'yes', expected true or false"),
         (with_config("encoder", variational=True), "missing tensors: encoder.feature_extractor.0.weight"),

@@ -25,7 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("main", "train one experiment; the same command goes on where it was cut off"),
-    "report": Command("report", "compare finished runs and say which latent resolution to take"),
+    "report": Command("report", "compare finished runs and say which latent resolution to take, or whether the VAE"),
     "control": Command("control", "measure what a ControlNet can do on each run's latents"),
     "benchmark": Command("benchmark", "measure what training, encoding, decoding and diffusion cost here"),
     "encode": Command("encode", "encode a run's data set for a latent diffusion model"),
@@ -35,6 +35,7 @@ COMMANDS = {
     "latent-colors": Command("latent_colors", "draw latents as colours"),
     "latent-diffusion": Command("examples.latent_diffusion", "train a small diffusion model on latents and sample it"),
     "import-torch": Command("import_torch", "bring a checkpoint of the original along"),
+    "export": Command("export", "take weights to other programs: PyTorch, safetensors, StableHLO"),
     "export-torch": Command("export_torch", "take weights to the original's code"),
     "cards": Command("cards", "show the card that this machine has, and the settings that suit it"),
     "preflight": Command("preflight", "check what is to be queued on a cluster"),
