@@ -82,6 +82,9 @@ def _full(experiment: str) -> Any:
     config.init_log_variance = config_dict.placeholder(float)  # of a variational model from deterministic weights
     config.precision = "float32"  # of the convolutions: float32, bfloat16 or float16; parameters are always float32
     config.num_devices = 0  # to train on; 0: all there are
+    config.loggers = "tensorboard"  # and, after commas, MODULE:FUNCTION, which opens a writer of one's own
+    config.profile_steps = ""  # first and last step of a trace for TensorBoard, as "10:15"; empty: none
+    config.ema_decay = 0.0  # of the weights' moving average, which is then evaluated and taken from the run; 0: none
 
     config.model = config_dict.ConfigDict()
     config.model.latent_channels = latent_channels
@@ -102,8 +105,11 @@ def _full(experiment: str) -> Any:
     config.data.num_workers = 0  # processes that decode for training; 0: threads
 
     config.optimizer = config_dict.ConfigDict()
-    config.optimizer.learning_rate = 1e-4  # constant
+    config.optimizer.learning_rate = 1e-4  # the highest that the schedule reaches
     config.optimizer.weight_decay = 0.01  # decoupled, on every parameter
+    config.optimizer.schedule = "constant"  # or cosine: from there to 0 at the end of num_epochs
+    config.optimizer.warmup_steps = 0  # in which the learning rate rises from 0, before the schedule begins
+    config.optimizer.clip_norm = 0.0  # largest norm of all gradients together; 0: they are not clipped
 
     config.loss = config_dict.ConfigDict()  # weights of the terms
     config.loss.mse = 1.0  # RGB, on [-1, 1]

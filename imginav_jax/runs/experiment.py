@@ -7,6 +7,7 @@ import dataclasses
 import math
 import operator
 import os
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from imginav_jax.runs.outputs import run_name
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user
 
+SCHEDULES = ("constant", "cosine")
+TENSORBOARD = "tensorboard"  # a logger; others are functions
 RawConfig = Any  # an ml_collections.ConfigDict, whose fields no type checker knows
 
 
@@ -48,6 +51,9 @@ class DataFields:
 class OptimizerFields:
     learning_rate: float
     weight_decay: float
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +106,22 @@ class Config:
     init_step: int | None = None
     init_sha256: str | None = None
     init_log_variance: float | None = None
+    ema_decay: float = 0.0
+    profile_steps: str = ""
+    loggers: str = TENSORBOARD
+
+    @property
+    def logger_names(self) -> list[str]:
+        """The parts of `loggers`, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.loggers.split(",") if name.strip()))
+
+    @property
+    def profiled(self) -> tuple[int, int] | None:
+        """The first and the last step that are traced, both included; None where none are."""
+        if not self.profile_steps:
+            return None
+        first, last = map(int, self.profile_steps.split(":"))
+        return first, last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,25 +168,30 @@ class Experiment:
         model = dataclasses.replace(given, compute_dtype=self.model.compute_dtype, remat=self.model.remat)
         return dataclasses.replace(self, model=model)
 
-    def fingerprint(self, data: dict[str, Any], init: str | None) -> dict[str, Any]:
+    def fingerprint(self, data: dict[str, Any], init: str | None, num_steps: int) -> dict[str, Any]:
         """Returns what must not change between a run and its continuation, by config key.
 
-        `data` is the data set's own, `init` stands for the weights that the run starts from.  What changes no result
-        beyond rounding may change, so that a run can go on on another card: remat, accumulate_steps, num_devices.
+        `data` is the data set's own, `init` stands for the weights that the run starts from, `num_steps` are those of
+        the whole run, on which a cosine depends.  What changes no result beyond rounding may change, so that a run can
+        go on on another card: remat, accumulate_steps, num_devices.
         """
         config = self.config
         stored = self.description
         fields = {f"model.{key}": value for key, value in stored["model"].items() if key != "remat"}
         fields |= {f"optimizer.{key}": value for key, value in stored["optimizer"].items()}
         fields |= {f"loss.{key}": value for key, value in stored["loss"].items()}
+        if config.optimizer.schedule == "cosine":
+            fields["optimizer.schedule_steps"] = num_steps
         return {
             "name": self.name,
             "seed": config.seed,
             "batch_size": config.batch_size,
             "precision": config.precision,
+            "ema_decay": config.ema_decay,
             **fields,
             **data,
             "init_from": init,
+            "init_log_variance": config.init_log_variance,
         }
 
 
@@ -179,6 +206,8 @@ def from_config(config: RawConfig) -> Experiment:
     _check_positive(checked)
     _check_model(checked)
     _check_loss(checked)
+    _check_optimizer(checked)
+    _check_watching(checked)
     _check_parts(checked)
     _check_choices(checked)
     _check_given(checked)
@@ -233,6 +262,8 @@ def _check_positive(config: Config) -> None:
         "data.seed",
         "data.num_workers",
         "optimizer.weight_decay",
+        "optimizer.warmup_steps",
+        "optimizer.clip_norm",
         "loss.mse",
         "loss.segmentation",
         "loss.classification",
@@ -268,6 +299,21 @@ def _check_loss(config: Config) -> None:
     _require((kl > 0) == variational, "loss.kl", kl, f"{expected} for config.model.variational {variational}")
 
 
+def _check_optimizer(config: Config) -> None:
+    schedule, decay = config.optimizer.schedule, config.ema_decay
+    _require(schedule in SCHEDULES, "optimizer.schedule", schedule, " or ".join(SCHEDULES))
+    _require(0 <= decay < 1, "ema_decay", decay, "0, for none, or a number between 0 and 1")
+
+
+def _check_watching(config: Config) -> None:
+    text = config.profile_steps
+    is_range = re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(text)) is not None
+    is_usable = text == "" or (is_range and operator.le(*map(int, text.split(":"))))
+    _require(is_usable, "profile_steps", text, "two steps from 1 on, the first and the last, as 10:15")
+    is_usable = all(re.fullmatch(rf"{TENSORBOARD}|[\w.]+:\w+", name) for name in config.logger_names)
+    _require(is_usable, "loggers", config.loggers, f"{TENSORBOARD} and MODULE:FUNCTION, separated by commas")
+
+
 def _check_parts(config: Config) -> None:
     parts, size = config.accumulate_steps, config.batch_size
     _require(size % parts == 0, "batch_size", size, f"a multiple of config.accumulate_steps, {parts}")
@@ -278,6 +324,10 @@ def _check_given(config: Config) -> None:
     for key in ("init_step", "init_sha256", "init_log_variance"):
         value = _lookup(config, key)
         _require(value is None or config.init_from is not None, key, value, "a config.init_from with it")
+    step, sha256 = config.init_step, config.init_sha256
+    _require(step is None or step >= 0, "init_step", step, "0 or more")
+    is_digest = sha256 is None or re.fullmatch(r"[0-9a-f]{64}", sha256) is not None
+    _require(is_digest, "init_sha256", sha256, "64 hexadecimal digits")
     variational, log_variance = config.model.variational, config.init_log_variance
     is_usable = log_variance is None or (variational and math.isfinite(log_variance))
     expected = f"a number, for config.model.variational True; it is {variational}"

@@ -12,7 +12,17 @@ from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import expand_user, read_json, require_literal, try_to_write, write_json
 from imginav_jax.system.ownership import Ownership, own_output
 
-_OLDER = {"model.shortcuts": False, "model.variational": False, "loss.kl": 0.0}  # what older fingerprints do not say
+# What older fingerprints do not say.
+_OLDER = {
+    "model.shortcuts": False,
+    "model.variational": False,
+    "loss.kl": 0.0,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup_steps": 0,
+    "optimizer.clip_norm": 0.0,
+    "ema_decay": 0.0,
+    "init_log_variance": None,
+}
 DEFAULT_WORKDIRS = Path("experiments/phase1")  # in which a run's workdir has its name, unless another one is given
 
 

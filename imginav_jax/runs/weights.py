@@ -19,6 +19,8 @@ from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import new_directory, require_literal
 
 ARCHITECTURE = "architecture"  # key of a checkpoint's JSON
+TAKEN = "weights"  # key too: which part of the state `load` takes, the parameters where it is not said
+PARAMS, EMA = "params", "ema"  # parts of the state
 _FOLDER = "checkpoints"
 
 
@@ -27,6 +29,7 @@ class Weights(NamedTuple):
     params: Params  # on the default device
     step: int  # optimizer steps done when they were saved
     kept: tuple[int, ...] = ()  # every step whose checkpoint can be restored, in order
+    part: str = PARAMS  # of the state that was saved
 
 
 def load(directory: Path, step: int | None = None) -> Weights:
@@ -50,11 +53,14 @@ def load(directory: Path, step: int | None = None) -> Weights:
         config = AutoencoderConfig.from_architecture(found.contents[ARCHITECTURE])
     except (KeyError, TypeError):
         raise UserError(f"the checkpoints in {folder} do not name their architecture") from None
-    return Weights(config, _restore(folder, config, step), step, tuple(found.sound))
+    part = found.contents.get(TAKEN, PARAMS)
+    return Weights(config, _restore(folder, config, step, part), step, tuple(found.sound), part)
 
 
-def load_given(directory: Path, step: int | None, sha256: str | None, log_variance: float | None) -> Weights:
-    """Reads and returns the weights that a run starts from, by the fields of its config.
+def load_given(
+    directory: Path, step: int | None, sha256: str | None, log_variance: float | None
+) -> tuple[Weights, str]:
+    """Reads and returns the weights that a run starts from, by the fields of its config, and their digest as stored.
 
     Args:
       directory: `init_from`.
@@ -69,16 +75,19 @@ def load_given(directory: Path, step: int | None, sha256: str | None, log_varian
         loaded = load(directory, step)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from None
-    if sha256 is not None and (found := digest(loaded)) != sha256:
+    found = digest(loaded)
+    if sha256 is not None and found != sha256:
         place = f"the weights of step {loaded.step} in config.init_from {directory}"
         raise UserError(f"config.init_sha256 is {sha256}, but {place} have {found}")
-    return loaded if log_variance is None else _make_variational(loaded, log_variance)
+    if log_variance is None:
+        return loaded, found
+    if loaded.config.variational:
+        raise UserError(f"config.init_log_variance is {log_variance}, but config.init_from {directory} has its own")
+    return _make_variational(loaded, log_variance), found
 
 
 def _make_variational(loaded: Weights, log_variance: float) -> Weights:
     """The latent becomes the mean, and the log-variance is this one everywhere, to begin with."""
-    if loaded.config.variational:
-        return loaded
     config = dataclasses.replace(loaded.config, variational=True)
     layer = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.log_variance_layer(config))
     layer["bias"] += log_variance
@@ -92,14 +101,14 @@ def load_kept(directory: Path, loaded: Weights, step: int) -> Weights:
     Raises:
       UserError: the step cannot be restored any more.
     """
-    return loaded._replace(params=_restore(directory / _FOLDER, loaded.config, step), step=step)
+    return loaded._replace(params=_restore(directory / _FOLDER, loaded.config, step, loaded.part), step=step)
 
 
-def _restore(folder: Path, config: AutoencoderConfig, step: int) -> Params:
+def _restore(folder: Path, config: AutoencoderConfig, step: int, part: str) -> Params:
     """Returns the weights of a step that has just been found sound."""
     here = jnp.zeros(()).sharding
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=here), network.abstract_params(config))
-    return checkpoints.restore(folder, step, {"params": abstract}, is_verified=True)["params"]
+    return checkpoints.restore(folder, step, {part: abstract}, is_verified=True)[part]
 
 
 def _best_step(found: checkpoints.Found, folder: Path) -> int:
@@ -126,7 +135,7 @@ def save(directory: Path, config: AutoencoderConfig, params: Params, origin: dic
     require_literal(directory, "--out")
     with new_directory(directory) as temporary:
         kept = checkpoints.Checkpoints(temporary / _FOLDER, keep_period=1)
-        kept.save(0, {"params": params}, {ARCHITECTURE: config.architecture(), "origin": origin}, best_step=0)
+        kept.save(0, {PARAMS: params}, {ARCHITECTURE: config.architecture(), "origin": origin}, best_step=0)
         kept.close()
 
 

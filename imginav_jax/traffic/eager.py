@@ -64,6 +64,7 @@ def count(experiment: Experiment, name: str) -> int:
             model.activation,
             model.norm_groups,
             shortcuts=model.shortcuts,
+            variational=model.variational,
         )
         images = torch.empty((count_, 3, size, size)).to(memory_format=torch.channels_last)
         classes = torch.empty((count_, size, size), dtype=torch.int64)
@@ -73,7 +74,7 @@ def count(experiment: Experiment, name: str) -> int:
             with torch.no_grad():
                 net.encoder(images)
         else:
-            twin.compute_loss(net(images), images, classes, types).backward()
+            twin.compute_loss(net(images, net.draw_noise(images)), images, classes, types).backward()
     return counter.moved
 
 

@@ -49,10 +49,11 @@ def conversions(params: Any, size: int) -> list[Pass]:
     return [Pass(kinds.COPIES, leaf.size * (4 + size)) for leaf in kernels] if size < 4 else []
 
 
-def updates(params: Any, size: int) -> list[Pass]:
+def updates(params: Any, size: int, has_ema: bool = False) -> list[Pass]:
     """Returns AdamW's passes over each parameter: it reads the gradient, of `size` bytes a value, for the norm and for
-    the update, and reads and writes the parameter and both averages in float32."""
-    return [Pass(kinds.OPTIMIZER, leaf.size * (2 * size + 6 * 4)) for leaf in jax.tree.leaves(params)]
+    the update, and reads and writes the parameter and both averages in float32, and a moving average of the weights."""
+    in_float32 = 8 if has_ema else 6
+    return [Pass(kinds.OPTIMIZER, leaf.size * (2 * size + in_float32 * 4)) for leaf in jax.tree.leaves(params)]
 
 
 def count_flops(jaxpr: Jaxpr) -> int:

@@ -47,9 +47,14 @@ def train_step(experiment: Experiment) -> Step:
         weights=experiment.weights,
         optimizer=optimizer,
         accumulate_steps=fields.accumulate_steps,
+        ema_decay=fields.ema_decay,
     )
     fresh, batch, size = jax.eval_shape(create, _key()), _batch(experiment), _type_size(experiment)
-    passes = [*_heads(experiment, trains=True), *_inputs(experiment), *floor.updates(fresh.params, size)]
+    passes = [
+        *_heads(experiment, trains=True),
+        *_inputs(experiment),
+        *floor.updates(fresh.params, size, fields.ema_decay > 0),
+    ]
     return Step(function, (fresh, batch), True, passes, experiment.model.remat)
 
 

@@ -41,16 +41,18 @@ def compile_steps(
     mesh: Mesh,
     accumulate_steps: int = 1,
     seed: int = 0,
+    ema_decay: float = 0.0,
 ) -> CompiledSteps:
     """Compiles the steps for batches of `batch_shape` (images a batch, pixels a side), sharded over the mesh's axis.
 
     A training step takes the batch in `accumulate_steps` parts; each must divide by the devices.  `seed` is of a
-    variational model's noise.
+    variational model's noise, `ema_decay` of the moving average of the weights.
     """
     start = time.monotonic()
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract_state, batch = abstract_inputs(create, batch_shape, mesh)
-    train = compile_train_step(config, weights, optimizer, (abstract_state, batch), mesh, accumulate_steps, seed)
+    inputs = abstract_state, batch
+    train = compile_train_step(config, weights, optimizer, inputs, mesh, accumulate_steps, seed, ema_decay)
     jit = functools.partial(jax.jit, out_shardings=replicated, compiler_options=target.compiler_options())
     return CompiledSteps(
         create=jax.jit(create, out_shardings=replicated),
@@ -71,6 +73,7 @@ def compile_train_step(
     mesh: Mesh,
     accumulate_steps: int = 1,
     seed: int = 0,
+    ema_decay: float = 0.0,
 ) -> Any:
     """Returns JAX's compiled program, which donates the state; `inputs` as `abstract_inputs` makes them."""
     step = functools.partial(
@@ -80,6 +83,7 @@ def compile_train_step(
         optimizer=optimizer,
         accumulate_steps=accumulate_steps,
         seed=seed,
+        ema_decay=ema_decay,
     )
     options = target.compiler_options(keep_barriers=config.remat)
     replicated = NamedSharding(mesh, PartitionSpec())

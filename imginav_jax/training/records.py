@@ -24,7 +24,7 @@ from imginav_jax.system.errors import UserError
 from imginav_jax.system.files import read_json, write_json
 from imginav_jax.training.evaluate import Evaluation
 from imginav_jax.training.steps import TrainMetrics
-from imginav_jax.training.tensorboard import OptionalWriter
+from imginav_jax.training.writers import OptionalWriter
 
 EpochRow = dict[str, Any]  # one epoch, by column name
 _KINDS = {"train": event_files.TRAIN, "val": ""}  # folders of TensorBoard's files in the workdir
@@ -44,7 +44,7 @@ class Records:
     is_primary: bool  # of the processes of a run one writes
 
     def write_start(self, config: Mapping[str, Any], model: Mapping[str, Any], step: int) -> None:
-        """Writes the config to TensorBoard, as hyper-parameters and as text.
+        """Writes the config to TensorBoard and its like, as hyper-parameters and as text.
 
         Args:
           config: nested, as it was given.

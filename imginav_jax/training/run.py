@@ -1,10 +1,11 @@
 """A run and all that it works with: opened once, checked first, closed whatever happens."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +16,12 @@ from imginav_jax.datasets import preparation
 from imginav_jax.devices import cards, distributed
 from imginav_jax.devices.distributed import Agreement
 from imginav_jax.devices.mesh import make_mesh, memory_limit_mib
+from imginav_jax.devices.trace import Trace
 from imginav_jax.input_pipeline import pipeline
 from imginav_jax.input_pipeline.pipeline import Part
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.models import network
-from imginav_jax.runs import checkpoints, event_files, experiment, weights
+from imginav_jax.runs import checkpoints, experiment, weights
 from imginav_jax.runs.checkpoints import Checkpoints
 from imginav_jax.runs.experiment import Config, Experiment, RawConfig
 from imginav_jax.runs.outputs import Outputs, compare_fingerprints, locate
@@ -29,12 +31,12 @@ from imginav_jax.system.files import expand_user
 from imginav_jax.system.log_file import LogFile
 from imginav_jax.system.ownership import Ownership
 from imginav_jax.system.signals import Stop
-from imginav_jax.training import screen, state
+from imginav_jax.training import screen, state, writers
 from imginav_jax.training.compiled import CompiledSteps, compile_steps
 from imginav_jax.training.early_stopping import EarlyStopping
 from imginav_jax.training.records import EpochRow, Records, are_recorded, summarize
 from imginav_jax.training.state import TrainState
-from imginav_jax.training.tensorboard import OptionalWriter
+from imginav_jax.training.writers import Opener, OptionalWriter
 
 
 @dataclasses.dataclass
@@ -74,6 +76,7 @@ class Run:
     agreement: Agreement
     given: network.Params | None  # weights to start from
     first_step: int  # that this start of the run does
+    trace: Trace
 
     @property
     def config(self) -> Config:
@@ -82,6 +85,15 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         return pipeline.steps_per_epoch(len(self.training), self.config.batch_size)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the last update; a step that float16 has overflowed in is none."""
+        schedule = state.make_schedule(self.config.optimizer, self.steps_per_epoch * self.config.num_epochs)
+        if not callable(schedule):
+            return schedule
+        skipped = self.position.skipped + sum(row["skipped_steps"] for row in self.position.rows)
+        return float(jax.device_get(schedule(max(self.position.step - skipped - 1, 0))))
 
     @property
     def part(self) -> Part:
@@ -120,7 +132,9 @@ class Run:
         if self.given is None:
             return fresh
         sharding = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-        return fresh._replace(params=jax.device_put(jax.device_get(self.given), sharding))
+        given = jax.device_get(self.given)
+        ema = None if fresh.ema is None else jax.device_put(given, sharding)
+        return fresh._replace(params=jax.device_put(given, sharding), ema=ema)
 
 
 @contextlib.contextmanager
@@ -150,15 +164,20 @@ def _open_owned(
     exp: Experiment, outputs: Outputs, owned: Sequence[Ownership], stop: Stop, log: LogFile | None
 ) -> Iterator[Run | None]:
     config = exp.config
+    _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
+    openers = writers.find(config.logger_names)
     outputs.check_writable()
     card = cards.find()
     cards.check_cudnn(card.name, cards.cudnn_version())
-    given = _load_given(config)
+    given, given_digest = _load_given(config)
     if given is not None:
         exp = exp.starting_from(given.config)
     mesh = make_mesh(config.num_devices, config.batch_size, config.accumulate_steps)
     data = preparation.prepare(exp.data, exp.cache_dir)
-    fingerprint = exp.fingerprint(data.fingerprint, given and weights.digest(given))
+    training = LayoutSource(data.directory, preparation.TRAIN)
+    validation = LayoutSource(data.directory, preparation.VALIDATION)
+    num_steps = _count_steps(config, len(training))
+    fingerprint = exp.fingerprint(data.fingerprint, given_digest, num_steps)
     outputs.check_same_experiment(fingerprint)
     stopping = EarlyStopping(config.early_stopping.patience, config.early_stopping.min_delta)
     position = _find_position(outputs, fingerprint, stopping)
@@ -167,28 +186,24 @@ def _open_owned(
         yield None
         return
 
-    training = LayoutSource(data.directory, preparation.TRAIN)
-    validation = LayoutSource(data.directory, preparation.VALIDATION)
-    if len(training) < config.batch_size:
-        raise UserError(f"config.batch_size is {config.batch_size}, but only {len(training)} layouts are for training")
     screen.say_start(exp, data, (len(training), len(validation)), mesh, outputs, card)
     if distributed.is_primary():
         outputs.open({"fingerprint": fingerprint, "data": data.describe(), "config": exp.description})
         if log is not None:
             log.open()
     multihost_utils.sync_global_devices("the folders are there")
-    compiled = _compile(exp, mesh)
+    compiled = _compile(exp, mesh, num_steps)
     checkpoints.require_space(outputs.checkpoints, compiled.abstract_state, _checkpoints_kept(config))
     stop.defer()
     if jax.process_count() == 1:  # else all stop together, after a step
         stop.check()
     for each in owned:  # before anything of an earlier start is touched
         each.check()
-    _quiet_tensorflow()  # before there are threads, to which a change of the environment is a danger
-    open_writer = functools.partial(_open_writer, outputs, position.last_step, owned)
+    open_writer = functools.partial(_open_writer, openers, exp, outputs, position.last_step, owned)
     with (
         contextlib.closing(OptionalWriter(open_writer)) as writer,
         contextlib.closing(_open_checkpoints(outputs, config, len(training))) as kept,
+        contextlib.closing(_open_trace(outputs, config, num_steps)) as trace,
     ):
         yield Run(
             experiment=exp,
@@ -206,12 +221,25 @@ def _open_owned(
             agreement=Agreement(stop, mesh),
             given=given and given.params,
             first_step=position.step + 1,
+            trace=trace,
         )
 
 
-def _load_given(config: Config) -> Weights | None:
+def _count_steps(config: Config, num_training: int) -> int:
+    """Those of the whole run; UserError where the config does not fit them."""
+    if num_training < config.batch_size:
+        raise UserError(f"config.batch_size is {config.batch_size}, but only {num_training} layouts are for training")
+    num_steps, fields = config.num_epochs * pipeline.steps_per_epoch(num_training, config.batch_size), config.optimizer
+    if fields.schedule == "cosine" and 0 < num_steps <= fields.warmup_steps:
+        expected = f"less than the {num_steps} steps of the run for config.optimizer.schedule cosine"
+        raise UserError(f"config.optimizer.warmup_steps is {fields.warmup_steps}, expected {expected}")
+    return num_steps
+
+
+def _load_given(config: Config) -> tuple[Weights | None, str | None]:
+    """The weights to start from and their digest."""
     if config.init_from is None:
-        return None
+        return None, None
     place = expand_user(config.init_from)
     return weights.load_given(place, config.init_step, config.init_sha256, config.init_log_variance)
 
@@ -258,13 +286,13 @@ def _is_summed_up(outputs: Outputs, config: Config, stopping: EarlyStopping, pos
     return are_recorded(outputs, position.rows, summarize(position.rows, stopping.best_epoch, config.num_epochs))
 
 
-def _compile(exp: Experiment, mesh: Mesh) -> CompiledSteps:
+def _compile(exp: Experiment, mesh: Mesh, num_steps: int) -> CompiledSteps:
     config = exp.config
-    optimizer, create = state.of_experiment(exp)
+    optimizer, create = state.of_experiment(exp, num_steps)
     screen.say_compiling()
     shape = config.batch_size, config.data.image_size
-    parts, seed = config.accumulate_steps, config.seed
-    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh, parts, seed)
+    parts, seed, decay = config.accumulate_steps, config.seed, config.ema_decay
+    compiled = compile_steps(exp.model, exp.weights, optimizer, create, shape, mesh, parts, seed, decay)
     parameters = network.parameter_count(compiled.abstract_state.params)
     screen.say_compiled(parameters, compiled.seconds, compiled.train_memory_mib, memory_limit_mib(mesh))
     return compiled
@@ -274,19 +302,23 @@ def _checkpoints_kept(config: Config) -> int:
     return checkpoints.count_kept(config.num_epochs, config.checkpoint.every_epochs)
 
 
-def _open_writer(outputs: Outputs, step: int, owned: Sequence[Ownership]) -> Any:
-    """Returns clu's TensorBoard writers by folder, for what comes after `step`; TensorFlow is imported here alone."""
-    if not distributed.is_primary():
+def _open_writer(
+    openers: Mapping[str, Opener], exp: Experiment, outputs: Outputs, step: int, owned: Sequence[Ownership]
+) -> Any:
+    """Returns clu's writers by folder, for what comes after `step`; TensorFlow is imported here alone."""
+    if not distributed.is_primary() or not openers:
         return None
-    from clu import metric_writers
-
     for each in owned:
         each.check()
-    writers = {}
-    for folder in ("", event_files.TRAIN):
-        event_files.forget_after(outputs.workdir / folder, step)
-        writers[folder] = metric_writers.SummaryWriter(str(outputs.workdir / folder))
-    return writers
+    config = {**copy.deepcopy(exp.description), "name": exp.name}
+    return writers.open_together(openers, outputs.workdir, step, config)
+
+
+def _open_trace(outputs: Outputs, config: Config, num_steps: int) -> Trace:
+    if config.profiled is None or not distributed.is_primary():
+        return Trace(outputs.workdir, None)
+    first, last = config.profiled
+    return Trace(outputs.workdir, (first, min(last, num_steps)))
 
 
 def _quiet_tensorflow() -> None:

@@ -12,7 +12,7 @@ from imginav_jax.devices.cards import Card
 from imginav_jax.devices.mesh import describe_devices
 from imginav_jax.input_pipeline.pipeline import steps_per_epoch
 from imginav_jax.models.posterior import ACTIVE
-from imginav_jax.runs.experiment import Experiment
+from imginav_jax.runs.experiment import TENSORBOARD, Config, Experiment
 from imginav_jax.runs.outputs import Outputs
 from imginav_jax.system.progress import logger
 from imginav_jax.training.early_stopping import EarlyStopping
@@ -45,13 +45,26 @@ def say_start(
         _say("", f"weights from {config.init_from}, heads {', '.join(head.name for head in model.heads)}")
     parts = config.accumulate_steps
     split = f" in {parts} parts of {config.batch_size // parts}" if parts > 1 else ""
-    pace = f"{config.batch_size} images a step{split}, learning rate {config.optimizer.learning_rate:g}"
+    pace = f"{config.batch_size} images a step{split}, learning rate {_describe_optimizer(config)}"
     _say("Training", f"{config.num_epochs} epochs of {steps_per_epoch(sizes[0], config.batch_size):,} steps, {pace}")
     _say("Devices", f"{describe_devices(mesh)} ({mesh.devices.flat[0].platform}), {config.precision}")
     for line in cards.describe(card) if card.exists else ():
         _say("", line)
-    _say("Outputs", f"{outputs.workdir} (tensorboard --logdir {outputs.workdir})")
+    own = [name for name in config.logger_names if name != TENSORBOARD]
+    hint = f" (tensorboard --logdir {outputs.workdir})" if TENSORBOARD in config.logger_names else ""
+    _say("Outputs", f"{outputs.workdir}{hint}")
+    if own:
+        _say("", f"values also for {', '.join(own)}")
     _say("", f"copies in {outputs.phase_dir}")
+
+
+def _describe_optimizer(config: Config) -> str:
+    fields = config.optimizer
+    warmup = f" after {fields.warmup_steps:,} steps of warmup" if fields.warmup_steps else ""
+    cosine = ", by a cosine to 0" if fields.schedule == "cosine" else ""
+    clip = f", gradients clipped at norm {fields.clip_norm:g}" if fields.clip_norm else ""
+    ema = f", evaluated by the weights' moving average ({config.ema_decay:g})" if config.ema_decay else ""
+    return f"{fields.learning_rate:g}{warmup}{cosine}{clip}{ema}"
 
 
 def say_compiling() -> None:

@@ -64,12 +64,13 @@ def train_step(
     optimizer: optax.GradientTransformation,
     accumulate_steps: int = 1,
     seed: int = 0,
+    ema_decay: float = 0.0,
 ) -> tuple[TrainState, TrainMetrics]:
     """Takes one optimizer step on a full batch and returns the new state and the metrics; donate `state`.
 
     The batch is taken in `accumulate_steps` parts of the same size, one after the other, which changes no result
     beyond rounding: only one part's activations are live at once.  A variational model draws its latents by noise that
-    follows from `seed` and the step.
+    follows from `seed` and the step.  Of a moving average, where the state has one, the share `ema_decay` stays.
     """
     scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
@@ -96,7 +97,8 @@ def train_step(
     grads, grad_norm, param_norm = settle(grads, state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    stepped = TrainState(state.step + 1, params, opt_state, state.loss_scale)
+    ema: Any = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
+    stepped = TrainState(state.step + 1, params, opt_state, state.loss_scale, ema)
     is_finite = jnp.isfinite(grad_norm)
     skipped = jnp.float32(0)
     if state.loss_scale is not None:

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -99,7 +100,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
                 screen.say_epoch(row, config.num_epochs)
                 screen.warn_of_collapse(row)
                 if position.epoch % config.samples.every_epochs == 0:
-                    _write_samples(run, state.params, f"epoch_{position.epoch:03d}")
+                    _write_samples(run, state.evaluated, f"epoch_{position.epoch:03d}")
 
 
 def read_batches(run: Run) -> Generator[Batch, None, None]:
@@ -127,7 +128,7 @@ def _evaluate_given(run: Run, state: TrainState) -> None:
     row = _add_row(run, nothing_trained, evaluation, math.nan, start)
     run.records.write_epoch(run.position.rows)
     screen.say_given(row)
-    _write_samples(run, state.params, "epoch_000")
+    _write_samples(run, state.evaluated, "epoch_000")
     _save(run, state)
 
 
@@ -142,12 +143,14 @@ def train_epoch(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainS
     done, total = (position.step - first) * config.batch_size, run.steps_per_epoch * config.batch_size
     pending = None
     with Progress(f"Epoch {position.epoch + 1}/{config.num_epochs}", total, "img", done) as progress:
-        for _ in range(position.step, end):
+        for step in range(position.step + 1, end + 1):
             batch = next(batches, None)
             if batch is None:  # a signal has ended the workers too
                 run.agreement.settle(wants_save=False)
                 break
+            run.trace.begin(step, state)
             state, metrics = run.compiled.train(state, batch)
+            run.trace.end(step, state)
             if pending is not None:
                 _record(run, *pending, progress)
             pending = metrics, batch.index
@@ -217,7 +220,7 @@ def _evaluate(run: Run, state: TrainState) -> Evaluation | None:
     with Progress("Validation", len(dataset), "batches") as progress:
         batches = progress.count(pipeline.prefetch(dataset, batch_sharding(run.mesh)))
         try:
-            return evaluate.evaluate(run.compiled.evaluate, state.params, _until_stop(run, batches))
+            return evaluate.evaluate(run.compiled.evaluate, state.evaluated, _until_stop(run, batches))
         except _CutOffError:
             return None
 
@@ -249,10 +252,10 @@ def _make_means(run: Run, value_of: Callable[[str], float]) -> TrainMetrics:
 
 
 def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_second: float, start: float) -> EpochRow:
-    position, config = run.position, run.config
+    position = run.position
     costs = EpochCosts(images_per_second, time.monotonic() - start, peak_memory_mib(run.compiled, run.mesh))
     row = make_row(position.epoch, position.step, means, evaluation, run.experiment.weights, costs)
-    row |= {"skipped_steps": position.skipped, "learning_rate": config.optimizer.learning_rate}
+    row |= {"skipped_steps": position.skipped, "learning_rate": run.learning_rate}
     row |= {"device": describe_devices(run.mesh), "data": run.records.data_kind}
     if not math.isfinite(row["val_loss"]):
         layouts = [run.validation.layout_id(index) for index in evaluation.not_finite]
@@ -264,13 +267,15 @@ def _add_row(run: Run, means: TrainMetrics, evaluation: Evaluation, images_per_s
 
 def _save(run: Run, state: TrainState) -> None:
     run.check_owned()
-    stored = {
+    stored: dict[str, Any] = {
         "position": dataclasses.asdict(run.position),
         "early_stopping": run.stopping.dump(),
         "fingerprint": run.fingerprint,
         weights.ARCHITECTURE: run.experiment.model.architecture(),
     }
-    run.checkpoints.save(run.position.step, state, stored, run.stopping.best_step)
+    if state.ema is not None:
+        stored[weights.TAKEN] = weights.EMA
+    run.checkpoints.save(run.position.step, state.to_save(), stored, run.stopping.best_step)
 
 
 def _write_samples(run: Run, params: network.Params, moment: str) -> None:
@@ -287,7 +292,7 @@ def _finish(run: Run) -> None:
     run.check_owned()
     run.checkpoints.wait()
     best = checkpoints.restore(outputs.checkpoints, stopping.best_step, run.compiled.abstract_state)
-    _write_samples(run, best.params, "best")
+    _write_samples(run, best.evaluated, "best")
     summary = summarize(position.rows, stopping.best_epoch, run.config.num_epochs)
     checkpoint = str((outputs.checkpoints / str(stopping.best_step)).absolute())
     run.records.write_summary({**summary, "best_checkpoint": checkpoint, "data": run.data})

@@ -100,7 +100,7 @@ def test_without_pytorch_there_is_one_clear_line(monkeypatch):
 
 
 def test_a_job_for_pytorch_comes_back_as_it_was(tmp_path):
-    given = Job("cuda", "float16", True, 16, 32, 3, 1e-4, 0.01, (1.0, 0.05, 0.01))
+    given = Job("cuda", "float16", True, 16, 32, 3, 1e-4, 0.01, (1.0, 0.05, 0.01, 0.0))
     arrays = {"images": np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3), "encoder.encoder.0.bias": np.ones(2) / 3}
     job.save(tmp_path, given, arrays)
     found, same = job.load(tmp_path)

@@ -85,7 +85,7 @@ def test_with_kernels_of_zero_each_stage_is_its_shortcut():
         expected = brute_force_down(np.asarray(x), channels)
         x = stage(x)
         np.testing.assert_allclose(x, expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_array_equal(encoder(images(2, 16, 16, 3)), x.reshape(2, 4, 4, 4, 8).mean(-1))
+    np.testing.assert_array_equal(encoder(images(2, 16, 16, 3)).mean, x.reshape(2, 4, 4, 4, 8).mean(-1))
     z = images(2, 4, 4, 4)
     first, *others = decoder.stages
     x = first(z)

@@ -89,8 +89,19 @@ def test_a_run_speaks_in_plain_lines_and_a_second_one_has_nothing_to_do(tmp_path
     assert "has finished already" in second.stdout
 
 
-def test_one_two_and_four_devices_agree_whatever_the_parts():
-    program = """
+@pytest.mark.parametrize(
+    ("variational", "setups"),
+    [
+        pytest.param(True, [(1, 1), (2, 2)], id="variational"),
+        pytest.param(
+            False, [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)], id="deterministic", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_one_two_and_four_devices_agree_whatever_the_parts(variational, setups):
+    program = (
+        f"variational, setups = {variational}, {setups}"
+        + """
 import functools, re, jax, numpy as np
 from imginav_jax.datasets import palette
 from imginav_jax.devices.mesh import batch_sharding
@@ -98,7 +109,7 @@ from imginav_jax.input_pipeline.batch import Batch
 from imginav_jax.models.architecture import AutoencoderConfig
 from imginav_jax.models.losses import LossWeights
 from imginav_jax.training import compiled, state
-config = AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_steps=1)
+config = AutoencoderConfig(latent_channels=4, base_channels=16, downsampling_steps=1, variational=variational)
 adamw = state.make_optimizer(1e-3, 0.01)
 create = functools.partial(state.create_state, config=config, optimizer=adamw)
 rng = np.random.default_rng(0)
@@ -108,9 +119,9 @@ batches = [
     for _ in range(20)
 ]
 expected = None
-for devices, parts in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)):
+for devices, parts in setups:
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-    run = compiled.compile_steps(config, LossWeights(), adamw, create, (8, 8), mesh, parts)
+    run = compiled.compile_steps(config, LossWeights(kl=float(variational)), adamw, create, (8, 8), mesh, parts)
     # Devices exchange the gradients and the losses, and no image.
     exchanged = set(re.findall(r" (all-[a-z]+|collective-[a-z]+|reduce-scatter)(?:-start)?[(]", run.train.as_text()))
     assert exchanged == ({"all-reduce"} if devices > 1 else set()), exchanged
@@ -125,6 +136,7 @@ for devices, parts in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)):
     assert np.abs(found[1].confusion - expected[1].confusion).sum() <= 4
     np.testing.assert_allclose(found[1].losses.mse_rgb, expected[1].losses.mse_rgb, rtol=1e-4)
 """
+    )
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, timeout=300)
 

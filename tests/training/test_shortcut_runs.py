@@ -9,6 +9,7 @@ import torch
 
 from helpers import TINY, tiny_config
 from imginav_jax import autoencoder
+from imginav_jax.export.programs import export_programs
 from imginav_jax.export_torch import export_checkpoint
 from imginav_jax.import_torch import import_checkpoint
 from imginav_jax.pytorch.twin import Twin
@@ -42,11 +43,14 @@ def test_equal_weights_with_and_without_have_different_digests(tiny_params):
     assert weights.digest(with_shortcuts) != weights.digest(weights.Weights(TINY, tiny_params, 0))
 
 
-def test_the_originals_format_cannot_hold_it(runs, tmp_path):
+def test_the_originals_format_cannot_hold_it_and_programs_do(runs, tmp_path):
     _, _, with_shortcuts = runs
     with pytest.raises(UserError, match=r"^[^\n]*: the model has shortcuts, which the original's [^\n]*$"):
         export_checkpoint(with_shortcuts, tmp_path / "out.pt")
     assert not list(tmp_path.iterdir())
+    export_programs(with_shortcuts, tmp_path / "programs")
+    described = json.loads((tmp_path / "programs" / "model.json").read_text())
+    assert (described["image_size"], described["architecture"]["shortcuts"]) == (32, True)
     torch.save(Twin(latent=4, base=16, steps=2, shortcuts=True).checkpoint(), tmp_path / "a.pt")
     assert not import_checkpoint(tmp_path / "a.pt", tmp_path / "a").shortcuts
 

@@ -41,6 +41,7 @@ def plain_bias_norm_act(x, conv_bias, scale, bias, groups, activation):
     return activation(normal * scale[None, None, None] + bias[None, None, None])
 
 
+@pytest.mark.slow
 def test_the_losses_of_50_steps_are_those_of_the_plain_form(monkeypatch):
     optimizer = make_optimizer(1e-3, 0.01)
     batches = [make_batch([random_layout(64, 2 * n), random_layout(64, 2 * n + 1)], [0, 1]) for n in range(5)]

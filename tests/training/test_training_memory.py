@@ -168,7 +168,7 @@ def test_parts_that_do_not_divide_are_named():
 
 def test_a_run_may_go_on_with_other_settings_of_memory():
     def fingerprint(**overrides):
-        return experiment.from_config(config_of(**overrides)).fingerprint({}, None)
+        return experiment.from_config(config_of(**overrides)).fingerprint({}, None, 0)
 
     assert fingerprint(accumulate_steps=4, **{"model.remat": True}) == fingerprint()
     assert fingerprint(batch_size=32) != fingerprint()

@@ -149,6 +149,8 @@ def test_what_does_not_go_together_is_named_with_both_values(finished, tmp_path)
         ({"loss.kl": 0.0}, "config.loss.kl is 0.0, expected above 0, .* for config.model.variational True"),
         ({"init_log_variance": -6.0}, "config.init_log_variance is -6.0, expected a config.init_from with it"),
         ({"init_sha256": "a"}, "config.init_sha256 is a, expected a config.init_from with it"),
+        ({"init_from": str(plain), "init_sha256": ""}, "config.init_sha256 is , expected 64 hexadecimal digits"),
+        ({"init_from": str(plain), "init_step": -3}, "config.init_step is -3, expected 0 or more"),
         ({"init_from": str(plain)}, "has variational False, but config.model.variational is True"),
         (
             {"init_from": str(plain), "model.variational": False, "loss.kl": 0.0, "init_log_variance": -6.0},
@@ -158,6 +160,10 @@ def test_what_does_not_go_together_is_named_with_both_values(finished, tmp_path)
             {"init_from": str(plain), "init_sha256": "0" * 64},
             f"config.init_sha256 is {'0' * 64}, but the weights of step {given.step} in config.init_from .* have "
             f"{weights.digest(given)}",
+        ),
+        (
+            {"init_from": str(work), "init_log_variance": -6.0},
+            "config.init_log_variance is -6.0, but config.init_from .*work has its own",
         ),
         ({"init_from": str(plain), "init_step": 5}, "config.init_from: .* has no checkpoint of step 5; there are "),
         ({"init_from": str(folder / "gone")}, "config.init_from: .*gone is neither a workdir with a checkpoint"),

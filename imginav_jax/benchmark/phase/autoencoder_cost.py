@@ -85,6 +85,7 @@ def _compile(experiment: Experiment, name: str, inputs: Sequence[Any]) -> Progra
             weights=experiment.weights,
             optimizer=state.of_experiment(experiment)[0],
             accumulate_steps=experiment.config.accumulate_steps,
+            ema_decay=experiment.config.ema_decay,
         )
         return compile_program(step, *inputs, donates_first=True, keep_barriers=config.remat)
     function = {"eval": steps.eval_step, "encode": inference.encode, "decode": inference.decode}[name]

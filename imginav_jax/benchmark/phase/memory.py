@@ -78,7 +78,13 @@ def train_memory_mib(experiment: Experiment, device: Any) -> float | None:
     try:
         with explain_out_of_memory(), compile_for(device.platform):
             step = compiled.compile_train_step(
-                experiment.model, experiment.weights, optimizer, inputs, mesh, fields.accumulate_steps
+                experiment.model,
+                experiment.weights,
+                optimizer,
+                inputs,
+                mesh,
+                fields.accumulate_steps,
+                ema_decay=fields.ema_decay,
             )
     except RunError:
         return None

@@ -86,7 +86,7 @@ def _loss(prepared: PreparedAutoencoder) -> float:
     """Returns that of the batch, with the weights at the start."""
     metrics: EvalMetrics = prepared.works["eval"]()
     terms = weigh_losses(metrics.losses, prepared.experiment.weights)
-    return float(np.sum([np.mean(term) for term in terms]))
+    return float(np.sum([np.mean(term) for term in terms if term is not None]))
 
 
 def _make_job(prepared: PreparedAutoencoder) -> Job:
@@ -103,6 +103,7 @@ def _make_job(prepared: PreparedAutoencoder) -> Job:
         weight_decay=fields.optimizer.weight_decay,
         loss_weights=tuple(prepared.experiment.weights),
         shortcuts=model.shortcuts,
+        variational=model.variational,
     )
 
 

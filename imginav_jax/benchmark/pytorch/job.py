@@ -23,8 +23,9 @@ class Job:
     downsampling_steps: int
     learning_rate: float
     weight_decay: float
-    loss_weights: tuple[float, ...]  # of MSE, segmentation, classification
+    loss_weights: tuple[float, ...]  # of MSE, segmentation, classification, KL divergence
     shortcuts: bool = False
+    variational: bool = False
 
 
 class Ready(NamedTuple):

@@ -58,7 +58,7 @@ def make_works(job: Job, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Wo
 
 def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[Any], Any]) -> dict[str, Work]:
     sizes = job.latent_channels, job.base_channels, job.downsampling_steps
-    model: Any = twin.Twin(*sizes, shortcuts=job.shortcuts)
+    model: Any = twin.Twin(*sizes, shortcuts=job.shortcuts, variational=job.variational)
     model.load_state_dict({name: torch.from_numpy(arrays[name]) for name in model.state_dict()})
     model.to(job.device, memory_format=torch.channels_last)
     classes = torch.from_numpy(palette.one_hot(arrays["images"]).argmax(-1))
@@ -71,7 +71,8 @@ def _make_works(job: Job, arrays: Mapping[str, np.ndarray], compiled: Callable[[
     @compiled
     def compute_loss(images: Tensor, classes: Tensor, types: Tensor) -> Tensor:
         with _autocast(job):
-            return twin.compute_loss(model(images), images, classes, types, job.loss_weights)
+            outputs = model(images, model.draw_noise(images))
+            return twin.compute_loss(outputs, images, classes, types, job.loss_weights)
 
     @compiled
     def score(images: Tensor, classes: Tensor, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""TensorBoard's writer: it works beside the run, which goes on where it fails."""
+"""Writers: they work beside the run, which goes on where they fail; TensorBoard's, and one's own."""
 
 import threading
 
 from imginav_jax.system import progress
-from imginav_jax.training.tensorboard import OptionalWriter
+from imginav_jax.training.writers import OptionalWriter
 
 
 class _Writer:
