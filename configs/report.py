@@ -18,6 +18,13 @@ The rule, applied to the runs of one arm (R1, R2, R3, or V1, V2, V3):
    be beyond the margin, and all are where it is the finest run.
 6. A decision is firm if it stands where every run gains once more what it gained by the last doubling of its training,
    from the kept checkpoint nearest half of it; else, or where none is left, it is provisional.
+
+Of a VAE test (Phase 1.3), the variational model is taken unless a detail metric falls beyond `margin` below that of the
+deterministic one, or its latents are not smoother.  Smoothness is judged by what is decoded from the middle between the
+latents of two layouts: the share of pixels of palette colour, and the MMD to real layouts.  The latents are smoother
+where one of the two is better and none worse, beyond the intervals, and not smoother the other way round.  Else, or
+where the interval of a detail metric holds the margin, the outcome is "undecided".  A verdict on smoothness is firm
+where it was the same at about half the training.
 """
 
 from typing import Any
@@ -34,6 +41,10 @@ def get_config() -> Any:
     config.decision.arms.shortcuts = "R1 shortcuts", "R2 shortcuts", "R3 shortcuts"
     config.decision.arms.matched_volume = "V1", "V2", "V3"
     config.decision.arms.matched_volume_shortcuts = "V1 shortcuts", "V2 shortcuts", "V3 shortcuts"
+    config.decision.vae_tests = config_dict.ConfigDict()  # the deterministic and the variational run of each
+    config.decision.vae_tests.VAE_test = "V1 deterministic", "V2 VAE"
+    config.decision.vae_tests.VAE_test_from_winner = "V1 deterministic from winner", "V2 VAE from winner"
+    config.decision.vae_tests.final_training = "final AE", "final VAE"
     config.decision.arm = "plain"  # whose winner goes on to Phase 1.3
     config.decision.stand_ins = config_dict.ConfigDict()  # the same architecture, where one has no run
     config.decision.stand_ins["V2"] = "R2"
@@ -56,6 +67,10 @@ def get_config() -> Any:
     config.bootstrap.confidence = 0.95  # of the intervals, in (0, 1)
     config.bootstrap.seed = 0
     config.bootstrap.min_scenes = 10  # in the validation split, for an interval that a decision may rest on
+
+    config.smoothness = config_dict.ConfigDict()  # of latents, in VAE tests
+    config.smoothness.pairs = 200  # of validation layouts of different scenes, at most
+    config.smoothness.seed = 0  # of their choice
 
     config.probe = config_dict.ConfigDict()  # the linear probe from latents to classes
     config.probe.layouts = 1000  # training layouts that it learns from, at most

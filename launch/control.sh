@@ -25,6 +25,7 @@ done
 # shellcheck source=launch/env.sh
 . "$project/launch/env.sh"
 
+require_resolution_test
 require_venv
 require_names
 count_requeues

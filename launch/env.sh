@@ -10,7 +10,10 @@
 #   IMGINAV_MANIFEST      path of layouts.csv; needed to train, unless IMGINAV_SYNTHETIC=1 asks for synthetic layouts
 #   IMGINAV_VENV          Python with requirements.txt and requirements-gpu.txt installed; default: the project's .venv
 #   IMGINAV_WORK          root of what runs write, in experiments/phase1/{name}; default: the project's folder
-#   IMGINAV_OUTPUTS       copies for the comparison, and the report; default: outputs/phase1_2_spatial_resolution there
+#   IMGINAV_CONFIG        the experiments' config; default: configs/phase1_2.py.  With another one, such as
+#                         configs/phase1_3.py, name its experiments too (below)
+#   IMGINAV_OUTPUTS       copies for the comparison, and the report; default: outputs/phase1_2_spatial_resolution there;
+#                         with another config it is not used, but the folder that this one names
 #   IMGINAV_CACHE         prepared data sets and compiled programs; default: ~/.cache/imginav_jax
 #   IMGINAV_SYNTHETIC     1: train on synthetic layouts where IMGINAV_MANIFEST names none
 #   IMGINAV_PRESET        changes of the experiments as in configs/phase1_2.py: quick, seed=7, or shortcuts
@@ -94,17 +97,26 @@ read_site() {
   eval "$site"
   set +a
   eval "${inherited//declare -x /declare -gx }"
-  for name in IMGINAV_VENV IMGINAV_WORK IMGINAV_OUTPUTS IMGINAV_MANIFEST IMGINAV_CACHE; do
+  for name in IMGINAV_VENV IMGINAV_WORK IMGINAV_CONFIG IMGINAV_OUTPUTS IMGINAV_MANIFEST IMGINAV_CACHE; do
     resolve "$name" "$exported"
   done
   IMGINAV_VENV=${IMGINAV_VENV:-$project/.venv}
   IMGINAV_WORK=${IMGINAV_WORK:-$project}
   IMGINAV_OUTPUTS=${IMGINAV_OUTPUTS:-$IMGINAV_WORK/outputs/phase1_2_spatial_resolution}
+  IMGINAV_CONFIG=${IMGINAV_CONFIG:-$project/configs/phase1_2.py}
+  phase_options=()
+  [ "$IMGINAV_CONFIG" != "$project/configs/phase1_2.py" ] || phase_options=("--config.phase_dir=$IMGINAV_OUTPUTS")
+  [ -r "$IMGINAV_CONFIG" ] || fail "config $IMGINAV_CONFIG cannot be read: correct IMGINAV_CONFIG"
   python=$IMGINAV_VENV/bin/python
   export PYTHONPATH="$project" "${!IMGINAV_@}"
   case ${IMGINAV_MAX_REQUEUES:=10} in
     *[!0-9]*) fail "IMGINAV_MAX_REQUEUES is '$IMGINAV_MAX_REQUEUES', expected a number" ;;
   esac
+}
+
+require_resolution_test() { # for what is about R1, R2 and R3 alone
+  [ "$IMGINAV_CONFIG" = "$project/configs/phase1_2.py" ] ||
+    fail "this is about configs/phase1_2.py, and IMGINAV_CONFIG is $IMGINAV_CONFIG: unset it"
 }
 
 require_venv() {
@@ -183,7 +195,7 @@ list_experiments() {
 # tune_for_card without what it decides.
 collect_options() {
   split_words "${IMGINAV_ARGUMENTS:-}" IMGINAV_ARGUMENTS
-  options=("--config.phase_dir=$IMGINAV_OUTPUTS")
+  options=(${phase_options[@]+"${phase_options[@]}"})
   [ -z "${IMGINAV_PRECISION:-}" ] || options+=("--config.precision=$IMGINAV_PRECISION")
   [ -z "${IMGINAV_WORKERS:-}" ] || options+=("--config.data.num_workers=$IMGINAV_WORKERS")
   [ -z "${IMGINAV_MANIFEST:-}" ] || options+=("--config.data.manifest=$IMGINAV_MANIFEST")

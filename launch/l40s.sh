@@ -26,4 +26,4 @@ done
 . "$project/launch/env.sh"
 
 prepare_training "${IMGINAV_L40S_EXPERIMENTS:-R3}" IMGINAV_L40S_EXPERIMENTS
-exec "$python" -m imginav_jax.main "--config=$project/configs/phase1_2.py:$experiment" "${options[@]}"
+exec "$python" -m imginav_jax.main "--config=$IMGINAV_CONFIG:$experiment" "${options[@]}"

@@ -29,6 +29,6 @@ done
 . "$project/launch/nodes.sh"
 
 prepare_training "${IMGINAV_MULTINODE_EXPERIMENT:-R3}" IMGINAV_MULTINODE_EXPERIMENT
-program=("$python" -m imginav_jax.main "--config=$project/configs/phase1_2.py:$experiment" "${options[@]}")
+program=("$python" -m imginav_jax.main "--config=$IMGINAV_CONFIG:$experiment" "${options[@]}")
 [ -n "${IMGINAV_PROCESS:-}" ] || run_together "${program[@]}"
 exec "${program[@]}" 2> >(without_traces) # on the other nodes

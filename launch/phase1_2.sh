@@ -77,6 +77,7 @@ case $#:${1:-} in
   1:--dry-run) dry_run=yes ;;
   *) fail "unknown argument $1; the only option is --dry-run" ;;
 esac
+require_resolution_test
 require_venv
 require_data
 logs=$IMGINAV_WORK/logs records=$IMGINAV_WORK/experiments/requeues submitted='' condition='' refused=''

@@ -22,6 +22,7 @@ done
 # shellcheck source=launch/env.sh
 . "$project/launch/env.sh"
 
+require_resolution_test
 require_venv
 require_names
 tune_for_card

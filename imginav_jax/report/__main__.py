@@ -14,7 +14,9 @@ _NARROWEST = 100  # columns of the table where there is no terminal
 
 def main() -> None:
     parser = Parser(
-        "report", "Compare the runs of Phase 1.2 and choose a latent resolution.", "outputs/phase1_2_spatial_resolution"
+        "report",
+        "Compare the runs of a phase: which latent resolution, or whether the VAE.",
+        "outputs/phase1_2_spatial_resolution",
     )
     parser.add_argument("paths", type=Path, nargs="+", metavar="DIR", help="a phase folder, or workdirs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: report/ in the phase folder")
@@ -22,8 +24,10 @@ def main() -> None:
         "--config", type=Path, default=own_config("report.py"), metavar="FILE", help="default: configs/report.py"
     )
     parser.add_argument("--write-next-config", type=Path, metavar="FILE", help="start Phase 1.3 from the winner")
-    parser.add_argument("--expected", nargs="+", default=[], metavar="EXPERIMENT", help="R1 R3,seed=7 and so on: name "
-                        "those that are missing")  # fmt: skip
+    parser.add_argument("--winner", metavar="RUN", help="the run that Phase 1.3 starts from, whatever the decision: "
+                        "R1, \"R1 shortcuts\"; with --write-next-config")  # fmt: skip
+    parser.add_argument("--expected", nargs="+", default=[], metavar="EXPERIMENT", help="R1 R3,seed=7 and so on, of "
+                        "configs/phase1_2.py: name those that are missing")  # fmt: skip
     parser.add_argument("--work", type=Path, metavar="DIR", help="where the runs were started, for their logs")
     arguments = parser.parse_args()
     log_to_stdout()
@@ -31,6 +35,8 @@ def main() -> None:
     with one_line_errors("what has been measured is kept"):
         if next_path is not None and next_path.is_dir():
             raise OptionError(f"--write-next-config {next_path} is a folder, expected a file")
+        if arguments.winner is not None and next_path is None:
+            raise OptionError(f"--winner {arguments.winner} wants a --write-next-config FILE")
         try:
             _report(arguments, next_path)
         except OSError as error:
@@ -49,7 +55,7 @@ def _report(arguments: argparse.Namespace, next_path: Path | None) -> None:
     out, work = (path and expand_user(path) for path in (arguments.out, arguments.work))
     expected = incomplete.resolve(arguments.expected)
     compilation_cache.enable()
-    report, out = build.build(paths, out, config, expected, work)
+    report, out = build.build(paths, out, config, expected, work, arguments.winner)
     width = max(shutil.get_terminal_size().columns, _NARROWEST)
     logger.info("\n%s\n", tables.draw_terminal(report.results, report.confidence, width))
     for arm, decision in report.decisions.items():
@@ -60,11 +66,17 @@ def _report(arguments: argparse.Namespace, next_path: Path | None) -> None:
     logger.info("%-14s %s", "Evidence", report.describe_evidence())
     logger.info("%-14s %s", "Report", out / "index.html")
     if next_path is not None:
-        winner = report.winner()
-        if winner is None:
-            raise UserError(f"--write-next-config {next_path} is not written: no resolution has won")
-        next_config.write(next_path, winner, report.first_decision, report.describe_evidence())
-        logger.info("%-14s %s", "Next config", next_path)
+        try:
+            chosen = next_config.find_choice(report)
+        except UserError as error:
+            raise UserError(f"--write-next-config {next_path} is not written: {error}") from None
+        next_config.write(next_path, chosen, report)
+        by = (
+            f"a person has chosen {chosen.experiment}"
+            if report.chosen
+            else f"the report has chosen {chosen.experiment}"
+        )
+        logger.info("%-14s %s (%s)", "Next config", next_path, by)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,19 @@ from pathlib import Path
 from imginav_jax.datasets import prepared_files
 from imginav_jax.datasets.preparation import TRAIN, VALIDATION
 from imginav_jax.input_pipeline.source import LayoutSource
-from imginav_jax.report import settings
+from imginav_jax.report import next_config, settings
 from imginav_jax.report.candidates import Candidates
 from imginav_jax.report.decision import arms as arm_comparison
+from imginav_jax.report.decision import vae
 from imginav_jax.report.decision.results import Report, make_results
 from imginav_jax.report.decision.rule import Decision, decide
+from imginav_jax.report.decision.vae import Smoothness
 from imginav_jax.report.measurement.measure import measure
 from imginav_jax.report.measurement.probe import Settings
 from imginav_jax.report.measurement.subjects import Model, ProbeData, make_subjects
 from imginav_jax.report.other_results import OtherResults, diffusion_costs
 from imginav_jax.report.page import control, gallery, page, tables
+from imginav_jax.report.vae_tests import VaeTests
 from imginav_jax.runs import phase_folder
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.runs.incomplete import Expected
@@ -37,6 +40,7 @@ def build(
     config: RawConfig,
     expected: Sequence[Expected] = (),
     work: Path | None = None,
+    chosen: str | None = None,
 ) -> tuple[Report, Path]:
     """Makes the report and returns it with its folder.
 
@@ -46,11 +50,12 @@ def build(
       config: as configs/report.py makes it.
       expected: runs that are to be there; one that is not stands in the decision.
       work: the folder in which they were started, for their logs; default: the current one.
+      chosen: the label of the run that a person takes to the next phase, whatever the decision is.
 
     Raises:
       InUseError: another process makes the report of this folder.
-      UserError: there is no run, the runs are not comparable, a value of the config is out of range, or the folder
-        cannot be written.
+      UserError: there is no run, or none that is called `chosen` and can go on, the runs are not comparable, a value of
+        the config is out of range, or the folder cannot be written.
     """
     settings.check(config)
     found = phase_folder.find(paths, expected, work)
@@ -59,31 +64,50 @@ def build(
     if not found.runs:
         raise UserError(f"no run in {', '.join(map(str, paths))} can be reported on")
     phase_folder.require_comparable(found.runs)
+    runs = {group.label: group.runs[0] for group in found.groups}
+    if chosen is not None and chosen not in runs:
+        raise UserError(f"--winner {chosen} is no run of this report; there are {', '.join(runs)}")
+    if chosen is not None:
+        next_config.require_start(runs[chosen])
     out = out or found.phase_dir / "report"
     with own_output(out, f"--out {out}"):
-        return _build(found, out, config), out
+        return _build(found, out, config, chosen or ""), out
 
 
-def _build(found: PhaseRuns, out: Path, config: RawConfig) -> Report:
+def _build(found: PhaseRuns, out: Path, config: RawConfig, chosen: str) -> Report:
     training, validation, scenes = _open_data(found.runs[0].trained)
     make_writable(out, "--out")
     of_probe = Settings(**{name: config.probe[name] for name in Settings._fields})
     probe_data = ProbeData(training, config.probe.layouts, of_probe)
     models = {run.trained.directory: Model(run, probe_data) for run in found.runs}
     arms = _arms(found, config)
-    chosen = make_subjects(found.groups, models, probe_data, list(arms.values()), config.decision.output)
-    measured = measure(chosen, validation, found.runs[0].trained.data["key"], out / _COMPUTED)
-    results = make_results(chosen, measured, scenes, config.bootstrap)
+    subjects = make_subjects(found.groups, models, probe_data, list(arms.values()), config.decision.output)
+    measured = measure(subjects, validation, found.runs[0].trained.data["key"], out / _COMPUTED)
+    results = make_results(subjects, measured, scenes, config.bootstrap)
     others = OtherResults(found, scenes, config.bootstrap)
     benchmarks, of_control = others.benchmarks(), others.control()
     step_costs = diffusion_costs(benchmarks, found.runs[0].trained.image_size)
     make = Candidates(found, results, step_costs, of_control, config)
-    decisions, costs, across = _decide(found, make, arms, config, len(set(scenes)))
+    tests = VaeTests(found, probe_data, validation, scenes, config)
+    smoothness = {arm: each for arm in arms if (each := tests.measure(arm, make.rule, out / _COMPUTED)) is not None}
+    decisions, costs, across = _decide(found, make, arms, config, len(set(scenes)), smoothness)
     shown = [each for each in results if each.kind != "earlier"]
     earlier = [each for each in results if each.kind == "earlier"]
     counts = len(scenes), len(set(scenes))
     report = Report(
-        found, config, shown, earlier, decisions, across, benchmarks, of_control, others.noise(), costs, *counts
+        found,
+        config,
+        shown,
+        earlier,
+        decisions,
+        across,
+        benchmarks,
+        of_control,
+        others.noise(),
+        costs,
+        smoothness,
+        chosen,
+        *counts,
     )
     _write(report, models, validation, out)
     return report
@@ -102,31 +126,40 @@ def _open_data(trained: TrainedRun) -> tuple[LayoutSource, LayoutSource, list[st
 def _arms(found: PhaseRuns, config: RawConfig) -> dict[str, list[str]]:
     """Returns the labels of each arm, stand-ins in their places, that of `decision.arm` first.
 
-    An arm of which nothing of its own is there is left out, but not that one.
+    An arm of which nothing of its own is there is left out, but not that one, unless there are VAE tests alone.
     """
     there = {*(group.label for group in found.groups), *(each.experiment for each in found.incomplete)}
-    names = sorted(config.decision.arms, key=lambda name: name != config.decision.arm)
-    order = [name for name in names if name == config.decision.arm or {*config.decision.arms[name]} & there]
+    arms = {**config.decision.arms, **config.decision.vae_tests}
+    names = sorted(arms, key=lambda name: (name != config.decision.arm, name in config.decision.vae_tests))
+    order = [name for name in names if {*arms[name]} & there]
+    if config.decision.arm not in order and not {*order} & {*config.decision.vae_tests}:
+        order = [config.decision.arm, *order]
     return {
-        name: [
-            label if label in there else config.decision.stand_ins.get(label, label)
-            for label in config.decision.arms[name]
-        ]
+        name: [label if label in there else config.decision.stand_ins.get(label, label) for label in arms[name]]
         for name in order
     }
 
 
 def _decide(
-    found: PhaseRuns, make: Candidates, arms: Mapping[str, Sequence[str]], config: RawConfig, num_scenes: int
+    found: PhaseRuns,
+    make: Candidates,
+    arms: Mapping[str, Sequence[str]],
+    config: RawConfig,
+    num_scenes: int,
+    smoothness: Mapping[str, Smoothness],
 ) -> tuple[dict[str, Decision], dict[str, str], str]:
     """Returns one decision an arm, what breaks a tie in each, and what they say together."""
     decisions, candidates, costs = {}, {}, {}
     for name, labels in arms.items():
-        candidates[name], rule = make.of(labels)
-        costs[name] = next((each.cost.of for each in candidates[name] if each.cost), "")
+        of_arm, rule = make.of(labels)
         obstacle = _find_obstacle(found, labels, num_scenes, config.bootstrap.min_scenes)
-        of_arm = {label: text for label, text in make.incomplete.items() if label in labels}
-        decisions[name] = decide(candidates[name], rule, labels, obstacle, of_arm)
+        incomplete = {label: text for label, text in make.incomplete.items() if label in labels}
+        if name in config.decision.vae_tests:
+            decisions[name] = vae.decide(of_arm, rule, labels, smoothness.get(name), obstacle, incomplete)
+            continue
+        candidates[name] = of_arm
+        costs[name] = next((each.cost.of for each in of_arm if each.cost), "")
+        decisions[name] = decide(of_arm, rule, labels, obstacle, incomplete)
     return decisions, costs, arm_comparison.compare(candidates, make.rule)
 
 
@@ -153,6 +186,9 @@ def _write(report: Report, models: Mapping[Path, Model], validation: LayoutSourc
         "config": report.config.to_dict(),
         "problems": [*report.found.unusable, *report.found.problems],
         "decisions": report.decisions,
+        "chosen": report.choice,
+        "smoothness": report.smoothness,
+        "posteriors": tables.posteriors(report.found.runs),
         "across_arms": report.across,
         "training_cost": tables.training_costs(report.found.runs),
         "metrics": rows,

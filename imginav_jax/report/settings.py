@@ -8,6 +8,7 @@ from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION
 from imginav_jax.runs.experiment import RawConfig
 from imginav_jax.system.errors import UserError, first_line
+from imginav_jax.system.files import own_config
 
 CONTROL = "control"  # the detail metric that takes the place of the probe's where it was measured
 PROBE_PREFIX = "probe_"  # of a detail metric by which the probe's classes are judged
@@ -16,9 +17,13 @@ _Check = tuple[str, Any, bool, str]  # key, value, whether it can be, what is ex
 
 
 def load(path: Path) -> RawConfig:
-    """Reads and returns the config; UserError where the file cannot be used, or a value is missing or cannot be."""
+    """Reads and returns the config; UserError where the file cannot be used, or a value is missing or cannot be.
+
+    What configs of earlier versions do not say is taken from the package's own.
+    """
     try:
         config = runpy.run_path(str(path))["get_config"]()
+        _complete(config)
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror}") from None
     except Exception as error:  # whatever a person has written there
@@ -27,10 +32,24 @@ def load(path: Path) -> RawConfig:
     return config
 
 
+def _complete(config: RawConfig) -> None:
+    own = runpy.run_path(str(own_config("report.py")))["get_config"]()
+    with config.unlocked(), config.decision.unlocked():
+        if "vae_tests" not in config.decision:
+            config.decision.vae_tests = own.decision.vae_tests
+        if "smoothness" not in config:
+            config.smoothness = own.smoothness
+
+
 def check(config: RawConfig) -> None:
     """Raises UserError that names the key of a value that is missing or cannot be."""
     try:
-        checks = [*_check_decision(config.decision), *_check_bootstrap(config.bootstrap), *_check_probe(config.probe)]
+        checks = [
+            *_check_decision(config.decision),
+            *_check_bootstrap(config.bootstrap),
+            *_check_probe(config.probe),
+            *_check_smoothness(config.smoothness),
+        ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the report's config is incomplete: {first_line(error)}") from None
     for key, value, is_valid, expected in checks:
@@ -41,6 +60,7 @@ def check(config: RawConfig) -> None:
 def _check_decision(decision: RawConfig) -> list[_Check]:
     weights, arms = decision.weights.to_dict(), {name: list(labels) for name, labels in decision.arms.items()}
     stand_ins = decision.stand_ins.to_dict()
+    tests = {name: list(labels) for name, labels in decision.vae_tests.items()}
     return [
         *((f"decision.weights.{name}", weight, _is_share(name), "a metric that is a share, higher is better")
           for name, weight in weights.items()),
@@ -50,6 +70,8 @@ def _check_decision(decision: RawConfig) -> list[_Check]:
         ("decision.output", decision.output, decision.output in _OUTPUTS, " or ".join(_OUTPUTS)),
         ("decision.arms", arms, len(arms) > 0, "an arm"),
         ("decision.arm", decision.arm, decision.arm in arms, f"one of {', '.join(arms)}"),
+        ("decision.vae_tests", tests, all(len(labels) == 2 for labels in tests.values()), "two labels in each"),
+        ("decision.vae_tests", tests, not {*tests} & {*arms}, "other names than decision.arms has"),
         ("decision.stand_ins", stand_ins, all(isinstance(each, str) for each in stand_ins.values()), "labels"),
     ]  # fmt: skip
 
@@ -71,6 +93,13 @@ def _check_probe(probe: RawConfig) -> list[_Check]:
         ("probe.penalty", probe.penalty, probe.penalty >= 0, "0 or more"),
         ("probe.learning_rate", probe.learning_rate, probe.learning_rate > 0, "above 0"),
         ("probe.seed", probe.seed, probe.seed >= 0, "0 or more"),
+    ]
+
+
+def _check_smoothness(smoothness: RawConfig) -> list[_Check]:
+    return [
+        ("smoothness.pairs", smoothness.pairs, smoothness.pairs >= 2, "2 or more"),
+        ("smoothness.seed", smoothness.seed, smoothness.seed >= 0, "0 or more"),
     ]
 
 

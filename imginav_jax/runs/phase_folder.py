@@ -18,7 +18,10 @@ _SUFFIX = "_experiment.json"
 _SAME_DATA = "data."  # fields of the fingerprint that decide what a run is measured on
 _OF_A_RUN = ("name", "seed")  # fields that tell the runs of one group apart
 _MAY_DIFFER = (*_OF_A_RUN, "precision")  # within a group: cards have their own precision
-_VARIED = ("model.downsampling_steps", "model.latent_channels", "model.shortcuts")  # by the experiment
+_VARIED = (  # by the experiment
+    *("model.downsampling_steps", "model.latent_channels", "model.shortcuts"),
+    *("model.variational", "loss.kl"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

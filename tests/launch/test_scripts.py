@@ -220,6 +220,20 @@ def test_a_sites_relative_paths_are_the_projects_and_exported_ones_the_current_f
         assert f"--config.phase_dir={below}/mine" in found.arguments
 
 
+def test_another_phase_has_its_own_config_and_folder(cluster, site):
+    another = {"IMGINAV_CONFIG": "configs/phase1_3.py", "IMGINAV_V100_EXPERIMENTS": "V1 V2"}
+    (cluster.project / "launch" / "site.env").write_text("IMGINAV_OUTPUTS=of_phase_1_2")
+    job = cluster.submit("v100.sh", **site, **another)
+    assert set(cluster.wait()) == {"DONE"}, cluster.outputs()
+    for index, label in ((1, "V1"), (2, "V2")):
+        found = cluster.recorded(job, index).arguments
+        assert f"--config={cluster.project}/configs/phase1_3.py:{label}" in found
+        assert not [each for each in found if each.startswith("--config.phase_dir")]
+    phase = cluster.bash(cluster.project / "launch" / "phase1_2.sh", **site, **another)
+    assert phase.returncode == 1
+    assert phase.stderr.startswith("error: this is about configs/phase1_2.py, and IMGINAV_CONFIG is ")
+
+
 def test_from_a_folder_below_and_from_a_folder_without_the_project(cluster, site):
     below = cluster.project / "a" / "folder"
     below.mkdir(parents=True)

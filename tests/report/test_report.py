@@ -89,15 +89,47 @@ def test_numbers_are_those_of_the_runs_own_pictures(reported, trained):
     assert [unshuffled[name] for name in METRICS] == [rows["R1", RGB][name] for name in METRICS]
 
 
-def test_the_next_config_is_the_winner(reported, trained):
-    config = runpy.run_path(str(trained / "phase1_3.py"))["get_config"]()
-    assert isinstance(config, ConfigDict)
-    sizes = {"latent_channels": 16, "base_channels": 16, "downsampling_steps": 5}
-    assert config.model.to_dict() == {**sizes, "shortcuts": False}
-    loaded = weights.load(Path(config.init_from))
-    assert Path(config.init_checkpoint) == trained / "work" / "R3" / "checkpoints" / str(loaded.step)
-    assert weights.digest(loaded) == config.init_sha256
-    assert Path(config.init_from) == trained / "work" / "R3"
+def test_the_next_config_is_the_winner_with_the_settings_of_its_run(reported, trained):
+    module = runpy.run_path(str(trained / "phase1_3.py"))
+    fresh, found = module["get_config"]("V1,quick"), module["get_config"]("V2,quick,from_winner")
+    assert module["get_config"]("V1").data.synthetic_size == 1024  # the winner's run was a quick one
+    assert isinstance(found, ConfigDict)
+    for config, variational in ((fresh, False), (found, True)):
+        sizes = {"latent_channels": 16, "base_channels": 16, "downsampling_steps": 5}
+        assert config.model.to_dict() == {**sizes, "shortcuts": False, "remat": False, "variational": variational}
+        assert (config.data.synthetic_size, config.batch_size) == (60, 4)
+        assert config.optimizer.learning_rate == 3e-3
+    assert fresh.init_from is None
+    loaded = weights.load(Path(found.init_from))
+    assert Path(found.init_from) == trained / "work" / "R3"
+    assert (found.init_step, found.init_sha256) == (loaded.step, weights.digest(loaded))
+    assert module["WINNER"]["chosen_by"] == "the report"
+    assert module["WINNER"]["report_said"] in (reported[0] / "index.html").read_text()
+    given = Path(found.init_from), found.init_step
+    made, digest = weights.load_given(*given, found.init_sha256, found.init_log_variance)
+    assert (made.config.variational, digest) == (True, found.init_sha256)
+    with pytest.raises(UserError, match=rf"^config\.init_sha256 is 0{{64}}, but .* have {weights.digest(loaded)}$"):
+        weights.load_given(*given, "0" * 64, found.init_log_variance)
+
+
+def test_a_person_may_choose_and_the_page_says_so(reported, trained, tmp_path):
+    config, out = write_config(tmp_path / "report.py", 10), tmp_path / "out"
+    shutil.copytree(reported[0] / "computed", out / "computed")
+    options = "--out", out, "--config", config, "--write-next-config", tmp_path / "next.py"
+    line = complaint(run("report", trained / "phase", *options, "--winner", "R9"))
+    assert line == "error: --winner R9 is no run of this report; there are R1, R2, R3"
+    assert not (tmp_path / "next.py").exists()
+    result = run("report", trained / "phase", *options, "--winner", "R2")
+    assert "Next config    " in result.stdout, result.stderr
+    assert "a person has chosen R2" in result.stdout
+    winner = runpy.run_path(str(tmp_path / "next.py"))["WINNER"]
+    said = json.loads((out / "metrics.json").read_text())["chosen"]
+    assert winner["report_said"] == said["report_said"] != ""
+    assert said["report_said"].startswith("Undecided, because the validation split has")
+    assert (winner["run"], winner["chosen_by"], winner["model"]["downsampling_steps"]) == ("R2", "a person", 4)
+    assert (said["winner"], said["chosen_by"]) == ("R2", "a person")
+    page = (out / "index.html").read_text()
+    assert "For the next phase a person has chosen <strong>R2</strong>." in page
 
 
 def test_a_damaged_measurement_is_made_again(reported, trained, tmp_path, caplog):
@@ -437,6 +469,13 @@ def test_the_command_that_trains_a_run_on_names_what_was_changed(trained, tmp_pa
         continuation.command(dataclasses.replace(run_, trained=dataclasses.replace(run_.trained, experiment=None)), 4)
         == ""
     )
+    exp = run_.trained.experiment
+    renamed = dataclasses.replace(exp, description={**exp.description, "name": "mine"})
+    said = continuation.command(
+        dataclasses.replace(run_, trained=dataclasses.replace(run_.trained, experiment=renamed)), 4
+    )
+    assert "--config.name=mine" in said
+    assert "--config.data.synthetic_size=60" in said
 
 
 def test_a_torn_line_is_left_out_and_named(trained, tmp_path):

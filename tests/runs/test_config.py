@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from configs import phase1_3, phase1_5
 from configs.phase1_2 import get_config
 from imginav_jax.runs import experiment
 
@@ -66,3 +67,54 @@ def test_a_config_of_before_there_were_shortcuts_has_none():
 def test_an_unknown_argument_says_what_there_is(argument):
     with pytest.raises(ValueError, match="valid ones are"):
         get_config(argument)
+
+
+def test_phase_1_3_is_phase_1_2s_winner_deterministic_and_variational():
+    expected = get_config("R1").to_dict()
+    first, second = phase1_3.get_config("V1").to_dict(), phase1_3.get_config("V2").to_dict()
+    assert (first["name"], second["name"]) == ("phase1_3_AE_V1_deterministic", "phase1_3_AE_V2_vae_light")
+    assert first == {**expected, **{key: first[key] for key in ("name", "experiment", "phase_dir")}}
+    assert first["phase_dir"] == "outputs/phase1_3_vae_test"
+    variational = {"model": {**first["model"], "variational": True}, "loss": {**first["loss"], "kl": 1e-4}}
+    assert second == {**first, **{key: second[key] for key in ("name", "experiment")}, **variational}
+    quick = phase1_3.get_config("V2,quick,seed=7")
+    assert (quick.name, quick.seed, quick.data.image_size) == ("phase1_3_AE_V2_vae_light_quick_seed7", 7, 128)
+    assert experiment.from_config(quick).model.variational
+
+
+def test_a_winner_stands_once_and_both_start_from_its_weights(monkeypatch):
+    model = {"latent_channels": 4, "base_channels": 16, "downsampling_steps": 5, "shortcuts": True}
+    weights = {"workdir": "/runs/a", "step": 30, "sha256": "ab"}
+    settings = {"preset": "full", "settings": {"data.manifest": "/data/layouts.csv", "batch_size": 8}}
+    monkeypatch.setattr(phase1_3, "WINNER", {"run": "R3 shortcuts", "model": model, **settings, **weights})
+    quick = phase1_3.get_config("V2,quick")
+    assert (quick.data.manifest, quick.batch_size, quick.model.downsampling_steps) == (None, 2, 5)
+    for argument, log_variance in (("V1", None), ("V2", -6.0)):
+        config = phase1_3.get_config(f"{argument},from_winner")
+        assert config.name.endswith("_from_winner")
+        assert config.experiment.endswith(" from winner")
+        assert {**config.model.to_dict(), **model} == config.model.to_dict()
+        assert (config.data.manifest, config.batch_size) == ("/data/layouts.csv", 8)
+        assert (config.init_from, config.init_step, config.init_sha256) == ("/runs/a", 30, "ab")
+        assert config.init_log_variance == log_variance
+
+
+def test_phase_1_5_trains_long_and_as_an_option_with_cosine_and_average():
+    plain, changed = phase1_5.get_config("AE"), phase1_5.get_config("VAE,ema,cosine,seed=3")
+    expected = phase1_3.get_config("V1").to_dict()
+    assert (plain.num_epochs, plain.early_stopping.patience) == (50, 5)
+    assert (plain.optimizer.to_dict(), plain.loss.to_dict()) == (expected["optimizer"], expected["loss"])
+    assert (plain.optimizer.schedule, plain.ema_decay, plain.model.variational) == ("constant", 0.0, False)
+    assert (changed.optimizer.schedule, changed.ema_decay, changed.model.variational) == ("cosine", 0.999, True)
+    assert changed.name == "phase1_5_VAE_final_seed3_cosine_ema"
+    assert changed.phase_dir == plain.phase_dir == "outputs/phase1_5_final_training"
+    for argument in ("AE,quick", "VAE,quick,cosine,ema"):
+        assert experiment.from_config(phase1_5.get_config(argument)).config.num_epochs == 4
+
+
+@pytest.mark.parametrize("argument", ["V3", "V1,shortcuts", "V1,seed=x", "V1,fast", "V1,cosine", "quick"])
+def test_an_unknown_argument_of_phase_1_3_says_what_there_is(argument):
+    with pytest.raises(ValueError, match="valid ones are"):
+        phase1_3.get_config(argument)
+    with pytest.raises(ValueError, match=r"--write-next-config configs/phase1_3\.py"):
+        phase1_3.get_config("V2,from_winner")

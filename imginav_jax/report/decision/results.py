@@ -11,6 +11,7 @@ from imginav_jax.report.decision.bootstrap import Estimate, Resampling
 from imginav_jax.report.decision.control import MeasuredControl, NoiseScore
 from imginav_jax.report.decision.metrics import METRICS, Metric
 from imginav_jax.report.decision.rule import Decision
+from imginav_jax.report.decision.vae import Smoothness
 from imginav_jax.report.measurement.measure import CountsByOutput
 from imginav_jax.report.measurement.subjects import RGB, Subject
 from imginav_jax.runs.experiment import RawConfig
@@ -63,6 +64,8 @@ class Report:
     control: list[MeasuredControl]
     noise: list[list[NoiseScore]]  # a measurement each
     costs: dict[str, str]  # by arm, what breaks a tie; empty where it is the number of cells
+    smoothness: dict[str, Smoothness]  # by VAE test
+    chosen: str  # the label of the run that a person has chosen for the next phase; empty where nobody has
     num_layouts: int  # of the validation split
     num_scenes: int
 
@@ -99,9 +102,21 @@ class Report:
         kind = "synthetic layouts, which decide nothing for real ones" if self.is_synthetic else "layouts of a manifest"
         return f"{seeds} a run, {epochs}, {scenes} ({layouts}) of validation; {kind}"
 
+    @property
+    def choice(self) -> dict[str, str] | None:
+        """Which run a person has chosen, and what the report had said; None where nobody has."""
+        if not self.chosen:
+            return None
+        return {"winner": self.chosen, "chosen_by": "a person", "report_said": self.first_decision.sentence}
+
+    @property
+    def resolution_arms(self) -> dict[str, Decision]:
+        """The decisions about resolution, and not about VAEs."""
+        return {arm: each for arm, each in self.decisions.items() if arm not in self.config.decision.vae_tests}
+
     def winner(self) -> ComparedRun | None:
-        """Returns the run that goes on to the next phase, its first seed; None where none has won."""
-        label = self.first_decision.winner
+        """Returns the run that goes on to the next phase, its first seed; None where none has won, nor been chosen."""
+        label = self.chosen or self.first_decision.winner
         return next((group.runs[0] for group in self.found.groups if group.label == label), None)
 
 

@@ -53,18 +53,18 @@ def decide(
     ordered = sorted(candidates, key=lambda each: -each.latent_shape[0])
     known = [text for label, text in (incomplete or {}).items() if label not in {each.label for each in ordered}]
     if not ordered:
-        return _undecided("; ".join(known) or "there is no run", (), _REPAIR)
+        return undecided("; ".join(known) or "there is no run", (), _REPAIR)
     finest = ordered[0]
     outcomes = (prefer(finest, rule), *(judge(each, finest, rule) for each in ordered[1:]))
     known += [each.missing for each in ordered if each.missing]
     absent = [label for label in expected if label not in {*(incomplete or {}), *(each.label for each in ordered)}]
     obstacle = "; ".join([obstacle, *known]) if obstacle else _find_missing(absent, known)
     if obstacle is not None:
-        return _undecided(obstacle, outcomes, _REPAIR)
+        return undecided(obstacle, outcomes, _REPAIR)
     if (obstacle := _find_likeness(ordered, outcomes)) is not None:
-        return _undecided(obstacle, outcomes, _NARROWER)
+        return undecided(obstacle, outcomes, _NARROWER)
     if outcomes[0].verdict == "undecided":
-        return _undecided(outcomes[0].reason, outcomes, _train_on(finest))
+        return undecided(outcomes[0].reason, outcomes, train_on(finest))
     cheapest_first = sorted(ordered, key=_cost_key(ordered))
     return _choose(cheapest_first, finest, outcomes, rule)
 
@@ -99,11 +99,9 @@ def _choose(
     winner, unsure = passed[-1], [each for each in passed if not verdicts[each.label].is_firm]
     sentence = _recommend(winner, finest, outcomes)
     if unsure:
-        why, remedy = _say_provisional(unsure, finest, verdicts)
+        why, remedy = say_provisional(unsure, finest, verdicts)
         return Decision(winner.label, f"{sentence} Provisional, because {why}.", outcomes, "provisional", remedy)
-    return Decision(
-        winner.label, sentence, outcomes, "firm", _say_firm([verdicts[each.label] for each in passed], rule)
-    )
+    return Decision(winner.label, sentence, outcomes, "firm", say_firm([verdicts[each.label] for each in passed], rule))
 
 
 def _leave_open(
@@ -118,22 +116,20 @@ def _leave_open(
             reasons.append(outcome.reason)
         else:
             reasons.append(f"{each.label} is cheaper and may or may not be good enough: {outcome.reason}")
-    remedy = _train_on(untrained[0]) if untrained else _NARROWER
-    return _undecided("; ".join(reasons), outcomes, remedy)
+    remedy = train_on(untrained[0]) if untrained else _NARROWER
+    return undecided("; ".join(reasons), outcomes, remedy)
 
 
-def _say_provisional(
-    unsure: Sequence[Candidate], finest: Candidate, verdicts: Mapping[str, Outcome]
-) -> tuple[str, str]:
-    """Why more training could change the decision, and what would settle it."""
+def say_provisional(unsure: Sequence[Candidate], finest: Candidate, verdicts: Mapping[str, Outcome]) -> tuple[str, str]:
+    """Returns why more training could change a decision, and what would settle it."""
     unknown = [each for each in (finest, *unsure) if each.earlier is None]
     if unknown:
         names = " and ".join(dict.fromkeys(each.label for each in unknown))
         why = f"no checkpoint from about half the training of {names} is left, so nobody can say how far it got"
-        return why, _train_on(unknown[-1])
+        return why, train_on(unknown[-1])
     doubts = [_doubt(verdicts[each.label], each, finest) for each in unsure]
     improving = next((improving for _, improving in doubts if improving is not None), None)
-    return "; ".join(why for why, _ in doubts), _NARROWER if improving is None else _train_on(improving)
+    return "; ".join(why for why, _ in doubts), _NARROWER if improving is None else train_on(improving)
 
 
 def _doubt(outcome: Outcome, candidate: Candidate, finest: Candidate) -> tuple[str, Candidate | None]:
@@ -155,12 +151,13 @@ def _gap(fall: Fall) -> float:
     return 0.0 if math.isnan(fall.gain) else abs(fall.gain)
 
 
-def _train_on(candidate: Candidate) -> str:
+def train_on(candidate: Candidate) -> str:
+    """Returns what would settle a decision that hangs on a run's training, with the command where one is known."""
     how = f": {candidate.go_on}" if candidate.go_on else ""
     return f"training {candidate.label} on{how}"
 
 
-def _say_firm(passed: Sequence[Outcome], rule: Rule) -> str:
+def say_firm(passed: Sequence[Outcome], rule: Rule) -> str:
     """Returns the smallest change of a metric that would change the decision."""
     nearest = []
     for outcome in passed:
@@ -190,5 +187,6 @@ def _recommend(winner: Candidate, finest: Candidate, outcomes: Sequence[Outcome]
     return f"{what}: {outcome.reason}{say_cost(winner, finest)}."
 
 
-def _undecided(reason: str, outcomes: tuple[Outcome, ...], remedy: str) -> Decision:
+def undecided(reason: str, outcomes: tuple[Outcome, ...], remedy: str) -> Decision:
+    """Returns the decision that there is none, with the reason and what would change it."""
     return Decision(None, f"Undecided, because {reason}.", outcomes, "undecided", remedy)

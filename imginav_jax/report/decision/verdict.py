@@ -120,13 +120,17 @@ def prefer(finest: Candidate, rule: Rule) -> Outcome:
     return Outcome(finest.label, "preferred", (), "the finest latent", held=held, values=values)
 
 
-def judge(candidate: Candidate, finest: Candidate, rule: Rule) -> Outcome:
-    """Returns a run's outcome: half the finest resolution is judged by the score, a coarser one by every metric."""
+def judge(candidate: Candidate, finest: Candidate, rule: Rule, by_score: bool | None = None) -> Outcome:
+    """Returns a run's outcome: half the finest resolution is judged by the score, a coarser one by every metric.
+
+    `by_score` says which of the two whatever the resolutions are.
+    """
     candidate, held = _with_zeros(candidate, finest), _find_held(candidate, rule)
     values = _values(candidate, rule)
     falls = tuple(_fall(name, candidate, finest, rule) for name in rule.weights)
     score = _fall(SCORE, candidate, finest, rule)
-    by_score = 2 * candidate.latent_shape[0] >= finest.latent_shape[0]
+    if by_score is None:
+        by_score = 2 * candidate.latent_shape[0] >= finest.latent_shape[0]
     judged = (score,) if by_score else falls
     failing = [fall for verdict in ("beyond", "undecided") for fall in judged if fall.verdict == verdict]
     if not failing:

@@ -1,5 +1,6 @@
 """Measures every subject on every layout of a split, and keeps what it has measured."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -53,26 +54,44 @@ def measure(chosen: Sequence[Subject], source: Layouts, data_key: str, folder: P
       UserError: a process that counts was ended from outside.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {subject.name: folder / f"{_key(subject, data_key)}.npz" for subject in chosen}
+    paths = {subject.name: folder / f"{_digest(subject.key, data_key)}.npz" for subject in chosen}
     measured = {name: stored for name, path in paths.items() if (stored := _read(path)) is not None}
     if measured:
         logger.info("%d of %d measurements are reused from %s", len(measured), len(chosen), folder)
     missing = [subject for subject in chosen if subject.name not in measured]
-    try:
-        with _open_pool(len(source)) as pool:
-            for subject in missing:
-                measured[subject.name] = _compute(subject, source, pool)
-                _write(paths[subject.name], measured[subject.name])
-    except BrokenProcessPool:
-        raise UserError("a process that counted was ended from outside; is there enough memory?") from None
+    with open_pool(len(source)) as pool:
+        for subject in missing:
+            measured[subject.name] = _compute(subject, source, pool)
+            _write(paths[subject.name], measured[subject.name])
     for subject in chosen:
         measured[subject.name] = {**measured.get(subject.shares, {}), **measured[subject.name]}
     return measured
 
 
-def _key(subject: Subject, data_key: str) -> str:
-    """Changes with the subject, the data, and the program that measures."""
-    return hashlib.sha256(json.dumps([subject.key, data_key, digest_program()]).encode()).hexdigest()[:16]
+def _digest(key: Any, data_key: str) -> str:
+    """Changes with the key of what is measured, the data, and the program that measures."""
+    return hashlib.sha256(json.dumps([key, data_key, digest_program()]).encode()).hexdigest()[:16]
+
+
+def recall(folder: Path, key: Any, data_key: str, compute: Callable[[], CountsByOutput]) -> CountsByOutput:
+    """Returns what `compute` makes, from `folder` where it has been made before of the same.
+
+    Args:
+      folder: of what is kept; made where it is missing.
+      key: JSON that decides what is computed, beside the data and the program that measures.
+      data_key: of the data.
+      compute: makes it.
+
+    Raises:
+      OSError: `folder` cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_digest(key, data_key)}.npz"
+    found = _read(path)
+    if found is None:
+        found = compute()
+        _write(path, found)
+    return found
 
 
 def digest_program(package: Path = _PACKAGE) -> dict[str, str]:
@@ -136,11 +155,18 @@ def _count_layouts(predict: Callable[[Images], Predictions], source: Layouts, po
         yield _collect(pending.popleft())
 
 
-def _open_pool(num_layouts: int) -> Executor:
-    """Processes, for SciPy and scikit-image hold on to the interpreter; a few layouts are done before they start."""
-    if num_layouts <= _FEW_LAYOUTS:
-        return ThreadPoolExecutor(1)
-    return workers.open_pool()
+@contextlib.contextmanager
+def open_pool(num_layouts: int) -> Iterator[Executor]:
+    """Yields processes, for SciPy and scikit-image hold on to the interpreter; a thread for a few layouts.
+
+    Raises:
+      UserError: a process was ended from outside.
+    """
+    try:
+        with ThreadPoolExecutor(1) if num_layouts <= _FEW_LAYOUTS else workers.open_pool() as pool:
+            yield pool
+    except BrokenProcessPool:
+        raise UserError("a process that counted was ended from outside; is there enough memory?") from None
 
 
 def _submit(pool: Executor, outputs: Predictions, images: Images, count: int) -> Iterator[_Pending]:

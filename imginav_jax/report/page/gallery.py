@@ -3,16 +3,19 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from imginav_jax.datasets.pictures import spread_indices
+from imginav_jax.datasets.pictures import picture_grid, spread_indices
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.decision.metrics import METRICS
 from imginav_jax.report.decision.results import Report
+from imginav_jax.report.measurement import smoothness
 from imginav_jax.report.measurement.subjects import RGB, Model
 from imginav_jax.report.page import control, figures, names, samples
 from imginav_jax.report.page.picture import Picture, chart, photo
 from imginav_jax.report.page.samples import Samples
 
+MIDPOINTS = "Between two latents"  # section of the page
 _LAYOUTS_SHOWN = 4
+_PAIRS_SHOWN = 4
 _CHARTED = (
     *("psnr", "ssim", "mean_iou", "palette_fidelity", "boundary_f_1", "boundary_f_2", "boundary_f_4"),
     *("boundary_iou_2", "boundary_iou_4", "wall_recall", "wall_precision", "wall_cldice"),
@@ -26,7 +29,12 @@ _EXTREMES = (
 
 def draw(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> list[Picture]:
     """Returns all figures in the order in which the page shows them; `models` by workdir."""
-    return [*_charts(report), *_control(report), *_layouts(report, models, validation)]
+    return [
+        *_charts(report),
+        *_control(report),
+        *_midpoints(report, models, validation),
+        *_layouts(report, models, validation),
+    ]
 
 
 def _charts(report: Report) -> Iterator[Picture]:
@@ -54,7 +62,8 @@ def _charts(report: Report) -> Iterator[Picture]:
         f"Two line charts, error energy by band of spatial frequency and its share of the layouts' own, for {runs} and "
         f"the yardsticks. They sum to this {_say(report, 'mse')}.",
     )  # fmt: skip
-    yield chart(
+    if len({group.latent_shape for group in groups}) > 1:
+        yield chart(
         "quality_latent", "Resolution or volume", figures.draw_quality_against_latent(results, size, confidence),
         "Quality against the number of values in the latent: what R1, R2 and R3 vary together with the resolution.",
         f"Four scatter charts against the latent's size for {runs} and the yardsticks. {_say(report, 'psnr')}; "
@@ -80,6 +89,22 @@ def _control(report: Report) -> Iterator[Picture]:
         yield from control.draw(measured.control, measured.scores, report.confidence, f"control_{number}_")
     for number, scores in enumerate(report.noise, 1):
         yield from control.draw_noise(scores, report.confidence, f"noise_{number}_")
+
+
+def _midpoints(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> Iterator[Picture]:
+    """Of each VAE test: two layouts, and what each model decodes from the middle between their latents."""
+    settings, runs = report.config.smoothness, {group.label: group.runs[0] for group in report.found.groups}
+    pairs = smoothness.choose_pairs(validation.scene_ids(), settings.pairs, settings.seed)
+    few = pairs.begin(_PAIRS_SHOWN)
+    for test in report.smoothness:
+        labels = report.config.decision.vae_tests[test]
+        made = [smoothness.decode_midpoints(models[runs[label].trained.directory], few, validation) for label in labels]
+        first, second = (validation.images(each) for each in (few.first, few.second))
+        captions = ["first layout", *(f"{label}: middle" for label in labels), "second layout"]
+        picture = picture_grid([first, *made, second], captions)
+        caption = "Two layouts, and what each model decodes from the mean of their latents."
+        alt = f"Pictures in a grid, a row a pair; columns: {', '.join(captions)}."
+        yield photo(f"midpoints_{test}", MIDPOINTS, caption, picture, alt)
 
 
 def _say(report: Report, metric: str) -> str:

@@ -16,6 +16,12 @@ def call(metric: str, output: str = RGB) -> str:
     return label if output == RGB else f"{label} of the {OUTPUTS[output]}"
 
 
+def call_arm(arm: str) -> str:
+    """Returns an arm's name as it begins a sentence."""
+    name = arm.replace("_", " ")
+    return name[:1].upper() + name[1:]
+
+
 def with_unit(metric: str, output: str = RGB) -> str:
     """Returns a metric's name with its unit and an arrow to where it is better."""
     unit = f", {METRICS[metric].unit}" if METRICS[metric].unit else ""

@@ -12,18 +12,20 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from imginav_jax.report.decision import vae
 from imginav_jax.report.decision.control import MeasuredControl, say
 from imginav_jax.report.decision.metrics import DEMAND_METRICS, METRICS, Metric, definition
 from imginav_jax.report.decision.results import Report, Result
-from imginav_jax.report.measurement import realism
+from imginav_jax.report.measurement import fidelity, realism
 from imginav_jax.report.measurement.subjects import RGB, SEGMENTATION
-from imginav_jax.report.page import control, names, published, tables
+from imginav_jax.report.page import control, gallery, names, published, tables
 from imginav_jax.report.page.picture import Picture
 from imginav_jax.report.page.tables import Cell
 from imginav_jax.runs import phase_folder
 from imginav_jax.system import versions
 
 _WIDEST_STRIP, _WIDEST_LAYOUT = 1200, 1800  # pixels
+_MIDPOINTS = {vae.PALETTE: fidelity.palette_fidelity, vae.MMD: realism.compare_mmd}
 _QUALITY = 80  # of WebP: what is lost of a strip, how much time is taken for the others
 
 
@@ -64,6 +66,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": _data_uri, "anchor": _anchor, "verdict_class": _verdict_class}
+    environment.filters["arm_name"] = names.call_arm
     environment.filters["score_name"] = lambda score: DEMAND_METRICS[score.metric].label
     found, headlines = report.found, _headlines(report)
     return environment.get_template("page.html.j2").render(
@@ -78,9 +81,12 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
             "copied": inspect.getdoc(realism.is_copied),
         },
         has_one_seed=any(len(group.runs) == 1 for group in found.groups),
+        midpoint_section=gallery.MIDPOINTS,
         control_section=control.SECTION,
         control_headers=control.HEADERS,
         controls=[_Control.of(each, report.confidence) for each in report.control],
+        posteriors=tables.posteriors(found.runs),
+        midpoint_definitions={name: inspect.getdoc(function) or "" for name, function in _MIDPOINTS.items()},
         training_costs=tables.training_costs(found.runs),
         differing=phase_folder.differing_settings(found.runs),
         definitions=_definitions(),

@@ -112,6 +112,30 @@ def draw_terminal(results: Sequence[Result], confidence: float, width: int) -> s
 
 
 @dataclasses.dataclass(frozen=True)
+class PosteriorRow:
+    """What the encoder of a variational run says of the validation split, at the epoch that is compared."""
+
+    run: str
+    weight: float  # of the KL divergence in the loss
+    kl: float  # nats a latent value
+    active_channels: int
+    channels: int
+
+
+def posteriors(runs: Sequence[ComparedRun]) -> list[PosteriorRow]:
+    """Returns one a variational run whose CSV has the epoch of its best weights."""
+    found = []
+    for run in runs:
+        config = run.trained.weights.config
+        rows = [row for row in run.rows if float(row["step"]) == run.trained.weights.step and "val_KLD" in row]
+        if config.variational and rows:
+            kl = float(rows[0]["val_KLD"]) / run.config.loss.kl
+            active = int(float(rows[0]["val_active_channels"]))
+            found.append(PosteriorRow(run.name, run.config.loss.kl, kl, active, config.latent_channels))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingCost:
     """Medians over the epochs that a run trained on one card."""
 
