@@ -58,12 +58,13 @@ def main() -> None:
     with one_line_errors():
         config = import_checkpoint(expand_user(arguments.checkpoint), out, given)
     logger.info(
-        "%s: %s parameters, %d downsampling steps, %d latent channels, %d base channels, heads %s",
+        "%s: %s parameters, %d downsampling steps, %d latent channels, %d base channels, %sheads %s",
         arguments.out,
         f"{network.parameter_count(network.abstract_params(config)):,}",
         config.downsampling_steps,
         config.latent_channels,
         config.base_channels,
+        "variational, " if config.variational else "",
         ", ".join(head.name for head in config.heads) or "none",
     )
 

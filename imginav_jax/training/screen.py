@@ -118,11 +118,13 @@ def say_epoch(row: Mapping[str, Any], num_epochs: int) -> None:
     logger.info("%s, %s, %s%s", epoch, _quality(row), speed, f", {left / 60:.1f} min left" if left else "")
 
 
-def warn_of_collapse(row: Mapping[str, Any]) -> None:
-    """Warns where the encoder of a variational model says nothing any more."""
-    if row.get("val_active_channels") == 0:
-        where = f"epoch {row['epoch']}: no channel of the latent has a KL divergence above {ACTIVE} nats"
-        logger.warning("The posterior has collapsed, %s; a smaller config.loss.kl keeps more.", where)
+def warn_of_collapse(row: Mapping[str, Any], channels: int) -> None:
+    """Warns where the encoder of a variational model says nothing in most of its channels."""
+    active = row.get("val_active_channels")
+    if active is not None and active < channels / 2:
+        found = f"{active:.0f} of {channels} channels of the latent have a KL divergence above {ACTIVE} nats"
+        logger.warning("The posterior has collapsed, epoch %d: %s; a smaller config.loss.kl keeps more.",
+                       row["epoch"], found)  # fmt: skip
 
 
 def say_given(row: Mapping[str, Any]) -> None:

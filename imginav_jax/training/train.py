@@ -98,7 +98,7 @@ def _train_epochs(run: Run, state: TrainState) -> None:
             if row is not None:
                 run.records.write_epoch(position.rows)
                 screen.say_epoch(row, config.num_epochs)
-                screen.warn_of_collapse(row)
+                screen.warn_of_collapse(row, run.experiment.model.latent_channels)
                 if position.epoch % config.samples.every_epochs == 0:
                     _write_samples(run, state.evaluated, f"epoch_{position.epoch:03d}")
 

@@ -189,8 +189,8 @@ def test_neither_kind_continues_the_other(finished):
 
 def test_a_collapse_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING, "imginav_jax"):
-        screen.warn_of_collapse({"epoch": 3, "val_active_channels": 1.0})
-        screen.warn_of_collapse({"epoch": 3})
+        screen.warn_of_collapse({"epoch": 3, "val_active_channels": 8.0}, 16)
+        screen.warn_of_collapse({"epoch": 3}, 16)
         assert not caplog.records
-        screen.warn_of_collapse({"epoch": 3, "val_active_channels": 0.0})
-    assert "The posterior has collapsed, epoch 3: no channel" in caplog.text
+        screen.warn_of_collapse({"epoch": 3, "val_active_channels": 0.0}, 16)
+    assert "The posterior has collapsed, epoch 3: 0 of 16 channels of the latent have a KL" in caplog.text
