@@ -44,10 +44,12 @@ def test_control_goes_on_to_the_same_result(tmp_path, counted):
         text=True,
     )
     wait_for_any(process, tmp_path, "cut_off.partial/*/*/controlnet_*.npz")
+    process.send_signal(signal.SIGSTOP)  # so that it has not ended before the second start has looked
     second = run(*words, out)
     assert second.returncode == 1
     assert f"error: --out {out} is in use by process {process.pid}" in second.stderr
     process.send_signal(signal.SIGUSR2)
+    process.send_signal(signal.SIGCONT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 75, said
     assert not out.exists()
