@@ -3,21 +3,24 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from jaxtyping import UInt8
 
 from configs.phase1_2 import get_config
 from imginav_jax.datasets import palette
 from imginav_jax.input_pipeline.batch import Batch
-from imginav_jax.models import latent_statistics
+from imginav_jax.models import latent_statistics, network
 from imginav_jax.models.architecture import AutoencoderConfig
+from imginav_jax.system.signals import Interrupted, Stop
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_LAYOUTS = ROOT.parent / "shared" / "real_layouts"
@@ -53,14 +56,38 @@ def random_batch(count: int, size: int = 16) -> Batch:
     return make_batch([random_layout(size, seed) for seed in range(count)], np.arange(count) % 2)
 
 
-def config_of(argument: str = "R1", **overrides: Any) -> Any:
-    """Returns the config of `argument`; "a.b" overrides a field."""
-    config = get_config(argument)
+def reconstruct(config: AutoencoderConfig, params: Any, images: Any) -> network.HeadOutputs:
+    """Returns the heads' outputs of the latents of images in [-1, 1]."""
+    return network.decode(config, params, network.encode(config, params, images))
+
+
+def train_until(step: int, config: Any, workdir: Path, monkeypatch: Any) -> None:
+    """Trains until LSF's warning comes with a step, and saves."""
+    from imginav_jax.training import train  # which most test modules do not need
+
+    stop, record = Stop(), train._record
+
+    def warn(run: Any, *arguments: Any) -> None:
+        record(run, *arguments)
+        if run.position.step == step:
+            stop._notice(signal.SIGUSR2, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_record", warn)
+        with pytest.raises(Interrupted):
+            train.train(config, str(workdir), stop)
+
+
+def config_of(argument: str = "R1", make: Callable[[str], Any] = get_config, **overrides: Any) -> Any:
+    """Returns the config that `make` makes of `argument`; "a.b" overrides a field."""
+    config = make(argument)
     config.update_from_flattened_dict(overrides)
     return config
 
 
-def tiny_config(folder: Path, argument: str = "R1,quick", **overrides: Any) -> Any:
+def tiny_config(
+    folder: Path, argument: str = "R1,quick", make: Callable[[str], Any] = get_config, **overrides: Any
+) -> Any:
     """Returns a config that trains in seconds, its cache and phase folder in `folder`; "a.b" overrides a field."""
     changes = {
         "data.image_size": 32,
@@ -74,7 +101,7 @@ def tiny_config(folder: Path, argument: str = "R1,quick", **overrides: Any) -> A
         "samples.count": 3,
         **overrides,
     }
-    return config_of(argument, **changes)
+    return config_of(argument, make, **changes)
 
 
 def rows_of(workdir: Path) -> list[dict[str, str]]:

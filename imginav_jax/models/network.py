@@ -1,6 +1,6 @@
 """The autoencoder of Phase 1.2: encoder, decoder and its three heads, in flax.nnx behind pure functions.
 
-`init`, `apply`, `encode` and `decode` take a frozen `AutoencoderConfig` and a nested dict of arrays (`Params`);
+`init`, `encode`, `posterior` and `decode` take a frozen `AutoencoderConfig` and a nested dict of arrays (`Params`);
 nothing outside this module needs to know flax.  Kernels are stored HWIO.  A transposed kernel is stored as the
 correlation kernel over the zero-dilated input, that is PyTorch's kernel flipped in both spatial axes.
 """
@@ -285,11 +285,6 @@ def posterior(config: AutoencoderConfig, params: Params, images: Float[Array, "b
 def decode(config: AutoencoderConfig, params: Params, latents: Float[Array, "b h w c"]) -> HeadOutputs:
     """Returns the heads' outputs at `config.compression` times the latents' height and width."""
     return _merge(config, params).decoder(latents)
-
-
-def apply(config: AutoencoderConfig, params: Params, images: Float[Array, "b h w 3"]) -> HeadOutputs:
-    """Returns `decode` of `encode`."""
-    return decode(config, params, encode(config, params, images))
 
 
 def parameter_count(params: Params) -> int:

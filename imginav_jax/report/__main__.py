@@ -71,12 +71,8 @@ def _report(arguments: argparse.Namespace, next_path: Path | None) -> None:
         except UserError as error:
             raise UserError(f"--write-next-config {next_path} is not written: {error}") from None
         next_config.write(next_path, chosen, report)
-        by = (
-            f"a person has chosen {chosen.experiment}"
-            if report.chosen
-            else f"the report has chosen {chosen.experiment}"
-        )
-        logger.info("%-14s %s (%s)", "Next config", next_path, by)
+        who = "a person" if report.chosen else "the report"
+        logger.info("%-14s %s (%s has chosen %s)", "Next config", next_path, who, chosen.experiment)
 
 
 if __name__ == "__main__":

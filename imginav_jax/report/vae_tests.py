@@ -1,7 +1,11 @@
 """Measures the smoothness of the latents that a VAE test compares, now and at about half the training."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
 
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.decision import vae
@@ -50,7 +54,7 @@ class VaeTests:
             count,
             now,
             earlier=None if then is None else Smoothness(count, then).verdict,
-            has_more_pairs=count == self._config.smoothness.pairs,
+            is_capped=count == self._config.smoothness.pairs,
             has_more_seeds=any(len(group.runs) > 1 for group in groups),
         )
 
@@ -62,5 +66,8 @@ class VaeTests:
         first, second = (smoothness.measure(each, self._pairs, self._validation, key, folder) for each in models)
         bootstrap = self._config.bootstrap
         resampling = Resampling(self._pairs.groups, bootstrap.samples, bootstrap.seed)
-        real = smoothness.measure_real(self._pairs, self._validation)
-        return vae.compare(first, second, real, self._pairs.groups, rule, resampling)
+        return vae.compare(first, second, self._real, self._pairs.groups, rule, resampling)
+
+    @functools.cached_property
+    def _real(self) -> Float[np.ndarray, "pairs features"]:
+        return smoothness.measure_real(self._pairs, self._validation)

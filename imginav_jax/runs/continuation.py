@@ -62,7 +62,7 @@ def find_origin(run: ComparedRun) -> Origin | None:
     for file in _CONFIGS:
         try:
             config = runpy.run_path(str(current_config(f"{file}.py")))["get_config"](argument)
-        except ValueError:
+        except Exception:  # whatever a person, or an earlier version, has written there
             continue
         if config.experiment == experiment:
             return Origin(f"configs/{file}.py", argument, config)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from helpers import TINY
+from helpers import TINY, reconstruct
 from imginav_jax.devices import target
 from imginav_jax.models import network, shortcuts
 from imginav_jax.models.architecture import AutoencoderConfig
@@ -107,7 +107,7 @@ def test_a_stage_adds_its_shortcut_to_what_it_was(tiny_params):
 
 def loss_of(config):
     def loss(arguments):
-        outputs = network.apply(config, *arguments)
+        outputs = reconstruct(config, *arguments)
         return sum(jnp.square(each).mean() for each in outputs)
 
     return loss
@@ -133,9 +133,7 @@ def test_the_platforms_forms_agree_in_value_and_gradient(tiny_params, remat):
     arguments, found = (tiny_params, images(2, 16, 16, 3)), []
     for platform in ("cpu", "gpu"):
         with target.compile_for(platform):
-            program = jax.jit(
-                lambda arguments: (network.apply(config, *arguments), jax.grad(loss_of(config))(arguments))
-            )
+            program = jax.jit(lambda arguments: (reconstruct(config, *arguments), jax.grad(loss_of(config))(arguments)))
             found.append(program(arguments))
     # Some gradients are zero but for rounding: of a convolution's bias whose channels have a norm each.
     for of_the_cpu, plain in zip(*map(jax.tree.leaves, found), strict=True):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_runs import fast_config
 
 from configs import phase1_3
-from helpers import ROOT
+from helpers import ROOT, tiny_config
 from imginav_jax.datasets import synthetic
 from imginav_jax.report import build, next_config, settings
 from imginav_jax.report.decision import vae
@@ -113,7 +113,7 @@ def test_what_cannot_be_told_is_undecided_with_its_reason():
         (same, None, "Undecided, because its midpoints were not measured."),
     ]
     assert decide(same, between(0.0, 0.0)).would_change == "more validation scenes, for narrower intervals"
-    capped = dataclasses.replace(between(0.0, 0.0), has_more_pairs=True)
+    capped = dataclasses.replace(between(0.0, 0.0), is_capped=True)
     assert "a larger smoothness.pairs" in decide(same, capped).would_change
     for tested, smooth, reason in cases:
         found = decide(tested, smooth)
@@ -212,20 +212,14 @@ def test_layouts_alike_within_their_scenes_do_not_make_intervals_too_narrow():
 
 
 def train_tiny(folder, argument):
-    config = phase1_3.get_config(f"{argument},quick")
     changes = {
-        "data.image_size": 32,
         "data.synthetic_size": 120,
-        "data.cache_dir": str(folder / "cache"),
-        "phase_dir": str(folder / "phase"),
-        "model.base_channels": 16,
         "model.downsampling_steps": 1,
-        "batch_size": 4,
         "num_epochs": 2,
         "samples.count": 1,
         "checkpoint.every_epochs": 1,
     }
-    config.update_from_flattened_dict(changes)
+    config = tiny_config(folder, f"{argument},quick", phase1_3.get_config, **changes)
     train.train(config, str(folder / argument))
 
 
@@ -276,6 +270,14 @@ def test_a_run_of_the_test_goes_on_by_its_own_config(report):
         said = continuation.command(run, 4)
         assert said.startswith(f"python -m imginav_jax.main --config=configs/phase1_3.py:{label},quick ")
         assert "--config.loss.kl" not in said
+
+
+def test_a_config_that_an_earlier_version_has_written_is_passed_over(report, tmp_path, monkeypatch):
+    _, _, folder = report
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "phase1_3.py").write_text("def get_config():\n    return None\n")
+    monkeypatch.chdir(tmp_path)
+    assert continuation.command(phase_folder.find([folder / "phase"]).runs[0], 4) == ""
 
 
 def test_phase_1_3_starts_from_a_run_of_phase_1_2_alone(report):

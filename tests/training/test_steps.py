@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, make_batch, random_batch, random_layout
+from helpers import TINY, make_batch, random_batch, random_layout, reconstruct
 from imginav_jax.datasets import palette, pictures, synthetic
 from imginav_jax.devices import target
 from imginav_jax.devices.mesh import batch_sharding
-from imginav_jax.models import inference, losses, metrics, network, normalization
+from imginav_jax.models import inference, losses, metrics, normalization
 from imginav_jax.models.architecture import AutoencoderConfig
 from imginav_jax.training import evaluate, steps
 from imginav_jax.training.compiled import compile_steps
@@ -74,7 +74,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     weights = losses.LossWeights(1.0, 0.05, 0.01)
     step = jax.jit(functools.partial(steps.train_step, config=TINY, weights=weights, optimizer=optimizer))
     after, found = step(state, batch)
-    outputs = jax.jit(lambda params, x: network.apply(TINY, params, x))(state.params, batch.image / 127.5 - 1)
+    outputs = jax.jit(lambda params, x: reconstruct(TINY, params, x))(state.params, batch.image / 127.5 - 1)
     labels = jnp.asarray((batch.image[..., None, :] == palette.COLORS).all(-1))
     terms = [
         losses.mse_rgb(outputs.rgb, batch.image / 127.5 - 1).mean(),

@@ -20,7 +20,7 @@ import optax
 import pytest
 from jax.profiler import ProfileData
 
-from helpers import FAST, ROOT, TINY, random_batch, tiny_config
+from helpers import FAST, ROOT, TINY, random_batch, tiny_config, train_until
 from imginav_jax.devices.trace import Trace
 from imginav_jax.models.losses import LossWeights
 from imginav_jax.runs import checkpoints, continuation, experiment, outputs, weights
@@ -28,7 +28,6 @@ from imginav_jax.runs.experiment import Experiment, OptimizerFields
 from imginav_jax.runs.phase_folder import ComparedRun
 from imginav_jax.system.errors import UserError
 from imginav_jax.system.progress import logger
-from imginav_jax.system.signals import Interrupted, Stop
 from imginav_jax.training import state, steps, train
 from imginav_jax.training.state import LossScale, create_state, make_optimizer, make_schedule
 
@@ -233,17 +232,7 @@ def test_the_moving_average_is_what_is_evaluated_and_loaded_and_what_another_run
 
 def test_cut_off_within_an_epoch_it_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     config = options_of(tmp_path, finished.plain, loggers="")
-    stop, record = Stop(), train._record
-
-    def stop_at_8(run, *arguments):
-        record(run, *arguments)
-        if run.position.step == 8:
-            stop._notice(12, None)
-
-    monkeypatch.setattr(train, "_record", stop_at_8)
-    with pytest.raises(Interrupted):
-        train.train(config, str(tmp_path / "work"), stop)
-    monkeypatch.undo()
+    train_until(8, config, tmp_path / "work", monkeypatch)
     position = checkpoints.find(tmp_path / "work" / "checkpoints").contents["position"]
     assert (position["epoch"], 6 < position["step"] < 12) == (1, True)
     train.train(config, str(tmp_path / "work"))

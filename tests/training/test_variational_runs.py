@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import FAST, TINY, random_batch, tiny_config
+from helpers import FAST, TINY, random_batch, tiny_config, train_until
 from imginav_jax import autoencoder
 from imginav_jax.models import inference, network
 from imginav_jax.models.losses import LossWeights
 from imginav_jax.models.posterior import kl_divergence
 from imginav_jax.runs import weights
 from imginav_jax.system.errors import UserError
-from imginav_jax.system.signals import Interrupted, Stop
 from imginav_jax.training import screen, steps, train
 from imginav_jax.training.state import create_state, make_optimizer
 
@@ -89,17 +88,7 @@ def test_the_python_interface_takes_the_mean(finished):
 def test_cut_off_within_an_epoch_it_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     folder, work, _ = finished
     config = config_of(tmp_path, **{"data.cache_dir": str(folder / "cache")})
-    stop, record = Stop(), train._record
-
-    def stop_at_5(run, *arguments):
-        record(run, *arguments)
-        if run.position.step == 4:
-            stop._notice(12, None)
-
-    monkeypatch.setattr(train, "_record", stop_at_5)
-    with pytest.raises(Interrupted):
-        train.train(config, str(tmp_path / "work"), stop)
-    monkeypatch.undo()
+    train_until(4, config, tmp_path / "work", monkeypatch)
     train.train(config, str(tmp_path / "work"))
     first, second = weights.load(work), weights.load(tmp_path / "work")
     assert weights.digest(first) == weights.digest(second)

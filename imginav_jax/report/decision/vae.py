@@ -59,14 +59,14 @@ class Smoothness:
       pairs: that were decoded.
       measures: the palette share and the MMD.
       earlier: the verdict at about half the training of both; None where no checkpoints of then are left.
-      has_more_pairs: whether the config asks for no more than these.
+      is_capped: whether the config asks for no more pairs than these.
       has_more_seeds: whether a model has runs with other seeds, which were not decoded.
     """
 
     pairs: int
     measures: tuple[Comparison, ...]
     earlier: Verdict | None = None
-    has_more_pairs: bool = False
+    is_capped: bool = False
     has_more_seeds: bool = False
 
     @property
@@ -96,7 +96,7 @@ def compare(
     deterministic: Counts,
     variational: Counts,
     real: Float[np.ndarray, "pairs features"],
-    scenes: Sequence[str],
+    groups: Sequence[str],
     rule: Rule,
     resampling: Resampling,
 ) -> tuple[Comparison, ...]:
@@ -105,22 +105,22 @@ def compare(
     Args:
       deterministic, variational: of `smoothness.measure`.
       real: the statistics of the first layout of each pair.
-      scenes: of these.
+      groups: of the pairs.
       rule: whose confidence counts.
-      resampling: over `scenes`.
+      resampling: over `groups`.
     """
     models = deterministic, variational
     shares = []
     for counts in models:
-        of_palette = {"palette_fidelity": counts["palette_fidelity"], "pictures": np.ones(len(scenes))}
+        of_palette = {"palette_fidelity": counts["palette_fidelity"], "pictures": np.ones(len(groups))}
         compute = {PALETTE: fidelity.palette_fidelity}
         shares.append(resampling.estimate([of_palette], compute, resampling.draw_seeds(1))[PALETTE])
     gain = shares[1].minus(shares[0])
     first, second, target = (
         realism.standardize(each, real) for each in (deterministic["features"], variational["features"], real)
     )
-    before, after = (realism.mmd(each, target, scenes, rule.confidence).value for each in (first, second))
-    fall = realism.compare_mmd(first, second, target, scenes, rule.confidence)
+    before, after = (realism.mmd(each, target, groups, rule.confidence).value for each in (first, second))
+    fall = realism.compare_mmd(first, second, target, groups, rule.confidence)
     return (
         Comparison(PALETTE, shares[0].value, shares[1].value, gain.value, *gain.interval(rule.confidence)),
         Comparison(MMD, before, after, fall.value, fall.low, fall.high),
@@ -196,7 +196,7 @@ def _by_smoothness(
 
 
 def _want_pairs(smoothness: Smoothness) -> str:
-    what = "a larger smoothness.pairs in the report's config" if smoothness.has_more_pairs else "more validation scenes"
+    what = "a larger smoothness.pairs in the report's config" if smoothness.is_capped else "more validation scenes"
     return f"{what}, for narrower intervals"
 
 

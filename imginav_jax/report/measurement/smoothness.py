@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from imginav_jax.input_pipeline.source import LayoutSource
 from imginav_jax.report.measurement import fidelity, realism, structure
@@ -95,14 +95,10 @@ def measure_real(pairs: Pairs, source: LayoutSource) -> Float[np.ndarray, "pairs
 
 def _count(pictures: Images) -> Counts:
     shares = [np.asarray(_near_palette(each[None])).mean() for each in pictures]
-    snapped = [structure.class_map(each)[1] for each in pictures]
-    return {"palette_fidelity": np.array(shares, np.float64), "features": _features_of(snapped)}
+    return {"palette_fidelity": np.array(shares, np.float64), "features": _features(pictures)}
 
 
 def _features(pictures: Images) -> Float[np.ndarray, "n features"]:
-    return _features_of([structure.class_map(each)[1] for each in pictures])
-
-
-def _features_of(classes: Sequence[UInt8[np.ndarray, "h w"]]) -> Float[np.ndarray, "n features"]:
+    classes = [structure.class_map(each)[1] for each in pictures]
     with open_pool(len(classes)) as pool:
         return np.stack(list(pool.map(realism.features, classes)))

@@ -93,6 +93,8 @@ def _control(report: Report) -> Iterator[Picture]:
 
 def _midpoints(report: Report, models: Mapping[Path, Model], validation: LayoutSource) -> Iterator[Picture]:
     """Of each VAE test: two layouts, and what each model decodes from the middle between their latents."""
+    if not report.smoothness:
+        return  # without reading the whole split for its scenes
     settings, runs = report.config.smoothness, {group.label: group.runs[0] for group in report.found.groups}
     pairs = smoothness.choose_pairs(validation.scene_ids(), settings.pairs, settings.seed)
     few = pairs.begin(_PAIRS_SHOWN)
